@@ -1,0 +1,290 @@
+"""What the platform is made of and where it lives: the cluster file and the settings of one installation.
+
+Two frozen values, both built once at an entry point and passed on:
+
+* ``ClusterConfig``: nodes, devices, workers and the ingress, written by a person in ``cluster/cluster.toml``.
+* ``Settings``: the addresses and secrets that ``tessera up`` found or made, written by it to
+  ``TESSERA_HOME/platform.json`` (mode 0600) and read by every replica.
+
+Nothing is read at import time, and nothing here opens a socket or imports Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PLATFORM_FILE = "platform.json"
+CREDENTIALS_FILE = "credentials.toml"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Nothing was started or changed; the message says which entry to correct."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeviceKind(StrEnum):
+    """What a device computes with."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class DeviceConfig(_Frozen):
+    """A GPU, or the CPU pool of a node. ``vram_mib`` is what the models resident on it may take together."""
+
+    name: Name
+    kind: DeviceKind
+    vram_mib: int = Field(gt=0)
+
+
+class NodeConfig(_Frozen):
+    """A machine of the cluster. Its name is also the Ray resource that ties a worker to it."""
+
+    name: Name
+    devices: tuple[DeviceConfig, ...] = ()
+
+
+class WorkerConfig(_Frozen):
+    """One Serve deployment of an engine on a node.
+
+    ``slots`` is how many jobs it runs at once; the scheduler never sends it more. ``num_cpus``, ``num_gpus`` and
+    ``resources`` are Ray's logical resources of its replica; a small share of the node's own resource is always added.
+    ``device`` may be left out where the node has exactly one. ``options`` go to the engine as they are.
+    """
+
+    name: Name
+    engine: Name
+    models: tuple[Name, ...] = Field(min_length=1)
+    node: Name
+    device: Name | None = None
+    slots: int = Field(ge=1, le=1024)
+    enabled: bool = True
+    num_cpus: float = Field(default=0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def ray_resources(self) -> dict[str, float]:
+        """The custom resources of the replica: its own, and 0.01 of its node's (a node offers 100)."""
+        return {self.node: 0.01, **self.resources}
+
+    def fingerprint(self) -> str:
+        """Changes when anything of this worker changes: what decides whether it is deployed anew."""
+        return _digest(self.model_dump(mode="json"))
+
+
+class IngressConfig(_Frozen):
+    """The HTTP side. ``host`` other than loopback opens the API to the network, by decision only."""
+
+    replicas: int = Field(default=2, ge=1, le=64)
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_mib: int = Field(default=110, ge=1)
+    max_ongoing_requests: int = Field(default=2048, ge=1)  # open event streams count: each one is a request
+    graceful_shutdown_s: float = Field(default=10.0, gt=0)
+
+
+class ClusterConfig(_Frozen):
+    """The whole of ``cluster/cluster.toml``, checked. The first node is the head."""
+
+    nodes: tuple[NodeConfig, ...] = Field(min_length=1)
+    workers: tuple[WorkerConfig, ...] = ()
+    ingress: IngressConfig = IngressConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _refuse_twice("node", [node.name for node in self.nodes])
+        _refuse_twice("worker", [worker.name for worker in self.workers])
+        _refuse_twice("device", [device.name for node in self.nodes for device in node.devices])
+        devices = {node.name: [device.name for device in node.devices] for node in self.nodes}
+        for worker in self.workers:
+            if worker.node not in devices:
+                known = ", ".join(devices)
+                raise ValueError(
+                    f"worker '{worker.name}' is on node '{worker.node}', which is not defined. "
+                    f"Add [[nodes]] with that name, or use one of: {known}"
+                )
+            if worker.device is None and len(devices[worker.node]) != 1:
+                raise ValueError(
+                    f"worker '{worker.name}' names no device and node '{worker.node}' has "
+                    f'{len(devices[worker.node])} of them. Add device = "…" to the worker'
+                )
+            if worker.device is not None and worker.device not in devices[worker.node]:
+                raise ValueError(
+                    f"worker '{worker.name}' uses device '{worker.device}', which node '{worker.node}' does not have. "
+                    f"Add it under [[nodes.devices]], or use one of: {', '.join(devices[worker.node]) or '(none)'}"
+                )
+        return self
+
+    @property
+    def head(self) -> NodeConfig:
+        """The node that runs Postgres, the Ray head, the ingress and the scheduler."""
+        return self.nodes[0]
+
+    def enabled_workers(self) -> tuple[WorkerConfig, ...]:
+        """The workers that are to be deployed, in the order of the file."""
+        return tuple(worker for worker in self.workers if worker.enabled)
+
+    def worker(self, name: str) -> WorkerConfig:
+        """The worker of that name, enabled or not. Raises ``ConfigError``."""
+        for worker in self.workers:
+            if worker.name == name:
+                return worker
+        raise ConfigError(f"there is no worker '{name}' in the cluster file; add a [[workers]] entry with that name")
+
+    def device_of(self, worker: WorkerConfig) -> DeviceConfig:
+        """The device that a worker of this cluster runs on."""
+        node = next(node for node in self.nodes if node.name == worker.node)
+        if worker.device is None:
+            return node.devices[0]
+        return next(device for device in node.devices if device.name == worker.device)
+
+    def fingerprint(self) -> str:
+        """Changes when anything of the cluster changes."""
+        return _digest(self.model_dump(mode="json"))
+
+
+def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
+    """Read the cluster file: ``TESSERA_CLUSTER``, else the one shipped in the package ``cluster``.
+
+    ``TESSERA_NOOP=1`` enables the worker ``noop``. Raises ``ConfigError`` with the entry to correct.
+    """
+    named = environ.get("TESSERA_CLUSTER")
+    path = Path(named) if named else Path(__file__).resolve().parent.parent / "cluster" / "cluster.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the cluster file {path} cannot be read ({error.strerror}). Correct TESSERA_CLUSTER, or unset it to use "
+            "the one that comes with Tessera"
+        ) from error
+    cluster = parse_cluster(text, where=str(path))
+    if environ.get("TESSERA_NOOP") == "1":
+        cluster = cluster.model_copy(
+            update={
+                "workers": tuple(
+                    worker.model_copy(update={"enabled": True}) if worker.name == "noop" else worker
+                    for worker in cluster.workers
+                )
+            }
+        )
+    return cluster
+
+
+def parse_cluster(text: str, *, where: str = "cluster.toml") -> ClusterConfig:
+    """Check the text of a cluster file. ``where`` names it in the message of the ``ConfigError``."""
+    try:
+        return ClusterConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}. Correct it there") from error
+    except ValidationError as error:
+        lines = [f"{where} has {error.error_count()} entr{'y' if error.error_count() == 1 else 'ies'} to correct:"]
+        for item in error.errors(include_url=False):
+            place = ".".join(str(part) for part in item["loc"])
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"  {place}: {message}" if place else f"  {message}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+class Settings(_Frozen):
+    """One installation: where its parts listen and how they are reached.
+
+    ``database_url`` holds a password; it is kept out of ``repr`` so that no log shows it. ``http_url`` is what clients
+    use. Ports hold what is really used, after taken ones were replaced.
+    """
+
+    home: Path
+    database_url: str = Field(repr=False)
+    database_external: bool = False  # DATABASE_URL was given: not ours to start or stop
+    artifacts_url: str
+    http_host: str = "127.0.0.1"
+    http_port: Port = 8000
+    ray_address: str = ""  # host:port of the GCS; empty until Ray was started
+    ray_external: bool = False  # RAY_ADDRESS was given: not ours to start or stop
+    ray_token_path: Path | None = None
+    ray_temp_dir: Path | None = None
+    dashboard_url: str = ""
+    ports: dict[str, int] = Field(default_factory=dict)  # name of each pinned port of Ray and Serve → its number
+    cluster: ClusterConfig
+
+    @property
+    def http_url(self) -> str:
+        """The API's address as a client on this machine reaches it."""
+        host = "127.0.0.1" if self.http_host in {"0.0.0.0", "::"} else self.http_host  # noqa: S104 (compared, not bound)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+    @classmethod
+    def load(cls, home: Path) -> Settings:
+        """Read what ``tessera up`` wrote. Raises ``ConfigError`` when it has not run for this home."""
+        path = home / PLATFORM_FILE
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"Tessera was not started in {home}: run 'make up' (or 'tessera up') first") from error
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"{path} cannot be used ({error}). Run 'make up' again: it writes it anew") from error
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings of the home that the environment names: how a replica finds them (``TESSERA_HOME``)."""
+        return cls.load(find_home(os.environ if environ is None else environ, Path.cwd()))
+
+    def save(self) -> None:
+        """Write ``platform.json`` at once and whole, readable by its owner only."""
+        write_private(self.home / PLATFORM_FILE, self.model_dump_json(indent=2) + "\n")
+
+
+def find_home(environ: Mapping[str, str], cwd: Path) -> Path:
+    """The folder of one installation: ``TESSERA_HOME``, else ``.tessera`` of the checkout, else ``~/.tessera``.
+
+    The checkout is the one around ``cwd``, else the one that this package was installed from in place.
+    """
+    named = environ.get("TESSERA_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    package = Path(__file__).resolve().parent
+    for folder in (cwd, *cwd.parents, package.parent):
+        if (folder / "pyproject.toml").is_file() and (folder / "tessera" / "config.py").is_file():
+            return folder.absolute() / ".tessera"
+    return Path(environ.get("HOME", "~")).expanduser() / ".tessera"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file in one step with mode 0600, so that no reader ever sees half of it and nobody else reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refuse_twice(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} '{name}' is defined {names.count(name)} times. Give each {what} its own name")
