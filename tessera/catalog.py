@@ -1,0 +1,141 @@
+"""The catalogue of models: what can be asked for, by which names, and which engine runs it. Pure.
+
+Aliases let programs written for other services work unchanged (OpenAI's model and voice names among them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera.errors import UnknownModel
+from tessera.jobs import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A catalogue entry. ``vram_mib`` is what it occupies while resident; 0 runs on any CPU."""
+
+    id: str
+    kind: Kind
+    engine: str
+    title: str
+    description: str
+    price: str  # in words, for people
+    vram_mib: int = 0
+    aliases: tuple[str, ...] = ()
+    preview: bool = False
+    hidden: bool = False  # usable, but not listed nor a default
+    flat_mt: int | None = None  # a fixed price instead of the kind's formula
+    examples: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+PREVIEW_MODELS: tuple[Model, ...] = (
+    Model(
+        id="preview-image",
+        kind=Kind.IMAGE,
+        engine="preview",
+        title="Preview pictures",
+        description="Paints a scene from the prompt's words by rules, on any CPU. A preview: no neural network.",
+        price="width × height / 1024² tokens each",
+        aliases=("dall-e-2", "dall-e-3", "gpt-image-1"),
+        preview=True,
+        examples=({"prompt": "a lighthouse in a storm, oil painting", "width": 1024, "height": 768},),
+    ),
+    Model(
+        id="preview-video",
+        kind=Kind.VIDEO,
+        engine="preview",
+        title="Preview clips",
+        description="Animates the preview picture into an H.264 clip, on any CPU. A preview: no neural network.",
+        price="width × height / 1024² tokens for each 8 frames",
+        aliases=("sora-2",),
+        preview=True,
+        examples=({"prompt": "waves under a full moon", "duration_s": 2},),
+    ),
+    Model(
+        id="preview-text",
+        kind=Kind.TEXT,
+        engine="preview",
+        title="Preview answers",
+        description="Answers from the text that it is given and continues by templates. A preview: no language model.",
+        price="1 token for 2,000 text tokens, prompt and answer",
+        aliases=("gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo"),
+        preview=True,
+        examples=({"prompt": "List three things to see in Lisbon.", "max_tokens": 128},),
+    ),
+    Model(
+        id="preview-transcription",
+        kind=Kind.TRANSCRIPTION,
+        engine="preview",
+        title="Preview transcripts",
+        description="Finds English words in a recording with pocketsphinx, on any CPU. A preview: many words are wrong.",
+        price="1 token for 5 minutes",
+        aliases=("whisper-1",),
+        preview=True,
+    ),
+    Model(
+        id="preview-speech",
+        kind=Kind.SPEECH,
+        engine="preview",
+        title="Preview voices",
+        description="Reads text aloud with espeak-ng: clear, robotic, in many languages.",
+        price="1 token for 1,000 characters",
+        aliases=("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+        preview=True,
+        examples=({"text": "Good morning. The kettle is on.", "voice": "en-gb"},),
+    ),
+    Model(
+        id="preview-music",
+        kind=Kind.MUSIC,
+        engine="preview",
+        title="Preview music",
+        description="Composes and synthesises a short piece from the prompt's mood, on any CPU.",
+        price="1 token for 30 s",
+        preview=True,
+        examples=({"prompt": "a calm piano in the rain", "duration_s": 10},),
+    ),
+)
+
+NOOP = Model(
+    id="noop",
+    kind=Kind.TEXT,
+    engine="noop",
+    title="Nothing at all",
+    description="Ends at once with an empty text: for benchmarks and tests.",
+    price="0.001 tokens",
+    hidden=True,
+    flat_mt=1,
+)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The models of this installation, by id and alias."""
+
+    models: tuple[Model, ...]
+
+    def resolve(self, kind: Kind, name: str | None) -> Model:
+        """The model of this name or alias, or the kind's default. Raises UnknownModel with those that there are."""
+        of_kind = [m for m in self.models if m.kind == kind]
+        if name is None:
+            default = next((m for m in of_kind if not m.hidden), None)
+            if default is None:
+                raise UnknownModel(f"No model of kind {kind.value} is installed here: GET /v1/models lists what is.")
+            return default
+        for model in of_kind:
+            if name == model.id or name in model.aliases:
+                return model
+        known = ", ".join(m.id for m in of_kind if not m.hidden) or "none"
+        raise UnknownModel(f"There is no {kind.value} model {name[:64]!r}. Known are: {known}.", known=known)
+
+    def by_id(self, model_id: str) -> Model | None:
+        """The model of exactly this id, or None."""
+        return next((m for m in self.models if m.id == model_id), None)
+
+
+def catalog_of(served: Iterable[str]) -> Catalog:
+    """The catalogue entries of those models that some configured worker serves."""
+    wanted = set(served)
+    return Catalog(tuple(m for m in (*PREVIEW_MODELS, NOOP) if m.id in wanted))

@@ -1,0 +1,195 @@
+"""The connection to Postgres: SQLAlchemy owns engine, pool and transactions; hot paths hold an asyncpg connection.
+
+Driver errors are translated here, once: a Postgres that is away is ``Unavailable``, which a caller may retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import orjson
+from sqlalchemy import event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from tessera.errors import Unavailable
+from tessera.store.queries import QueryError, load
+
+Row = dict[str, Any]
+
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_MS = 15_000  # far above the slowest statement of a healthy platform (0.3 s); a hung one must end
+IDLE_TRANSACTION_TIMEOUT_MS = 15_000
+RETRY_AFTER_S = 2.0  # a restart of Postgres takes 0.3 s after SIGKILL, plus the keeper's look every second
+
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.DiskFullError,
+    OSError,
+    TimeoutError,
+    asyncio.TimeoutError,
+)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a driver's error means that Postgres is away, full or too slow, and not that a statement is wrong."""
+    if isinstance(error, PoolTimeout | InterfaceError | OperationalError):
+        return True
+    if isinstance(error, DBAPIError):
+        original = error.orig
+        if error.connection_invalidated:
+            return True
+        cause = getattr(original, "__cause__", None)
+        return isinstance(original, _GONE) or isinstance(cause, _GONE)
+    return isinstance(error, _GONE)
+
+
+@contextlib.contextmanager
+def translated() -> Any:
+    """Turn an outage into ``Unavailable``; let everything else through."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise Unavailable(
+                "The database does not answer at the moment. Nothing was accepted or charged; try again shortly.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+        raise
+
+
+async def set_codecs(connection: Any) -> None:
+    """JSON columns as Python values, on any asyncpg connection."""
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name,
+            schema="pg_catalog",
+            encoder=lambda value: value if isinstance(value, str) else orjson.dumps(value).decode(),
+            decoder=orjson.loads,
+        )
+
+
+async def connect(dsn: str, *, name: str) -> asyncpg.Connection:
+    """A connection of one's own, for a hot path or for LISTEN. ``name`` shows in pg_stat_activity.
+
+    Raises Unavailable.
+    """
+    with translated():
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_MS / 1000,
+            server_settings={
+                "application_name": name,
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
+                "jit": "off",
+            },
+        )
+        await set_codecs(connection)
+    return connection
+
+
+class Transaction:
+    """One transaction: the three ways to run a named query. ``now()`` is the same for all of them."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def rows(self, query: str, **values: object) -> list[Row]:
+        """All rows of a named query."""
+        found = load().get(query)
+        if found is None:
+            raise QueryError(f"there is no query {query!r} in sql/queries/")
+        found.arguments(values)
+        result = await self._connection.execute(text(found.text), values)
+        return [dict(row) for row in result.mappings()] if result.returns_rows else []
+
+    async def row(self, query: str, **values: object) -> Row | None:
+        """The first row, or None."""
+        rows = await self.rows(query, **values)
+        return rows[0] if rows else None
+
+    async def execute(self, query: str, **values: object) -> int:
+        """Run a statement; returns how many rows it changed."""
+        found = load()[query]
+        found.arguments(values)
+        result = await self._connection.execute(text(found.text), values)
+        return int(result.rowcount)
+
+
+class Database:
+    """The pool for everything that is not hot. ``rows``, ``row`` and ``execute`` are a transaction each."""
+
+    def __init__(self, dsn: str, engine: AsyncEngine) -> None:
+        self.dsn = dsn
+        self._engine = engine
+
+    @classmethod
+    def open(cls, dsn: str, *, pool_size: int = 8, name: str = "tessera") -> Database:
+        """Make the pool; connects at the first query, so that a start does not need Postgres."""
+        url = make_url(dsn).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "command_timeout": STATEMENT_TIMEOUT_MS / 1000,
+                "server_settings": {
+                    "application_name": name,
+                    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                    "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
+                    "jit": "off",
+                },
+            },
+        )
+
+        # Listeners run in the order of their registration: ours replaces the codecs that the dialect has set.
+        @event.listens_for(engine.sync_engine, "connect")
+        def _codecs(adapted: Any, _record: Any) -> None:
+            adapted.run_async(set_codecs)
+
+        return cls(dsn, engine)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction, committed at the end of the block and rolled back by an exception. Raises Unavailable."""
+        with translated():
+            async with self._engine.begin() as connection:
+                yield Transaction(connection)
+
+    async def rows(self, query: str, **values: object) -> list[Row]:
+        """All rows of a named query, in a transaction of its own."""
+        async with self.transaction() as transaction:
+            return await transaction.rows(query, **values)
+
+    async def row(self, query: str, **values: object) -> Row | None:
+        """The first row of a named query, or None, in a transaction of its own."""
+        async with self.transaction() as transaction:
+            return await transaction.row(query, **values)
+
+    async def execute(self, query: str, **values: object) -> int:
+        """Run a named statement in a transaction of its own; returns how many rows it changed."""
+        async with self.transaction() as transaction:
+            return await transaction.execute(query, **values)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._engine.dispose()
