@@ -79,6 +79,9 @@ class PostgresError(Exception):
         super().__init__(message)
         self.log_tail = log_tail
         self.fix = fix
+        for note in (log_tail, fix):
+            if note:
+                self.add_note(note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +278,7 @@ class EmbeddedPostgres:
         if port != recorded:
             write_private(self.root / "secrets.json", json.dumps({**secret, "port": port}) + "\n")
         # The server gets no more of our environment than it needs; '/proc/self/cwd' is explained at the top.
-        child = processes.spawn(
+        record = processes.spawn(
             [
                 str(binaries / "postgres"),
                 "-D",
@@ -291,10 +294,9 @@ class EmbeddedPostgres:
             uid=uid,
             gid=gid,
         )
-        record = processes.record_of(child.pid)
         if record is None:
             raise self._died()
-        log.info("postgres_started", pid=child.pid, port=port)
+        log.info("postgres_started", pid=record.pid, port=port)
         return record
 
     def _wait_ready(self, record: ProcessRecord) -> int:
@@ -309,8 +311,6 @@ class EmbeddedPostgres:
                 if other is None or other.pid == record.pid:
                     raise self._died()
                 record = other
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(record.pid, os.WNOHANG)
             time.sleep(0.02)
 
     def _provision(self, port: int, secret: Mapping[str, str | int]) -> None:
@@ -342,9 +342,13 @@ class EmbeddedPostgres:
         """Make room after a SIGKILL: orphans of the old server first, then its stale postmaster.pid."""
         left = processes.wait_gone(self.running(), 5.0)  # they end by themselves once they see that it is gone
         processes.end(left, ((signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)))
-        # A pid given to another process of this uid since then would keep the server from starting.
-        if self.postmaster() is None:
+        # A pid given to another process since then, or the old server as a zombie, would keep the new one from starting.
+        status = self._status()
+        if status is not None and self.postmaster() is None:
+            processes.reap(status.pid)
             (self.data / "postmaster.pid").unlink(missing_ok=True)
+            for stale in (runtime.short_dir(self.home) / "pg").glob(".s.PGSQL.*"):
+                stale.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ looking
 

@@ -73,13 +73,13 @@ def spawn(
     uid: int | None = None,
     gid: int | None = None,
     umask: int = 0o077,
-) -> subprocess.Popen[bytes]:
-    """Start a background process in a session of its own, its output appended to ``log``.
+) -> ProcessRecord | None:
+    """Start a background process in a session of its own, its output appended to ``log``. None: it ended at once.
 
     ``cwd`` is entered before the uid is dropped: a process may stand in a folder whose parents it could not walk.
     """
     with log.open("ab") as output:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -92,6 +92,8 @@ def spawn(
             extra_groups=None if uid is None else [],
             umask=umask,
         )
+    child.returncode = 0  # it outlives us on purpose: without this, Popen warns that nobody waited for it
+    return record_of(child.pid)
 
 
 def family(records: Iterable[ProcessRecord]) -> list[ProcessRecord]:
@@ -147,13 +149,17 @@ def wait_gone(records: Iterable[ProcessRecord], patience_s: float) -> list[Proce
     left = list(records)
     while True:
         for record in left:
-            # A child of ours stays a zombie until it is waited for; it counts as gone, and is reaped here.
-            with contextlib.suppress(ChildProcessError, OSError):
-                os.waitpid(record.pid, os.WNOHANG)
+            reap(record.pid)
         left = [record for record in left if record.alive()]
         if not left or time.monotonic() >= deadline:
             return left
         time.sleep(0.02)
+
+
+def reap(pid: int) -> None:
+    """Take an ended child of ours off the table of processes; anything else is left as it is."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def tail(path: Path, lines: int = 15, *, since: int = 0) -> str:
