@@ -342,7 +342,8 @@ class EmbeddedPostgres:
         """Make room after a SIGKILL: orphans of the old server first, then its stale postmaster.pid."""
         left = processes.wait_gone(self.running(), 5.0)  # they end by themselves once they see that it is gone
         processes.end(left, ((signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)))
-        # A pid given to another process since then, or the old server as a zombie, would keep the new one from starting.
+        # A pid given to another process since then, or the old server as a zombie, would keep the new one from
+        # starting.
         status = self._status()
         if status is not None and self.postmaster() is None:
             processes.reap(status.pid)
