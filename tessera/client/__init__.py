@@ -1,0 +1,59 @@
+"""The one client of the HTTP API, used by CLI, bots, batches and benchmarks.
+
+async with Client(url, api_key) as client:
+    job = await client.run("image", {"prompt": "a lighthouse in a storm"})
+    await client.download(job.artifacts[0], Path("lighthouse.png"))
+"""
+
+from tessera.client.client import Client
+from tessera.client.credentials import Credentials, find_credentials, load_credentials
+from tessera.client.errors import ApiError, BadAnswer, ClientError, ConnectionFailed
+from tessera.client.events import Interruption, TextSoFar
+from tessera.client.models import (
+    ApiKey,
+    Artifact,
+    Eta,
+    Event,
+    Job,
+    JobError,
+    Me,
+    Model,
+    Page,
+    Plan,
+    Quota,
+    Upload,
+    Usage,
+    UsageDay,
+    User,
+)
+from tessera.client.transport import RetryPolicy, Wait
+
+__all__ = [
+    "ApiError",
+    "ApiKey",
+    "Artifact",
+    "BadAnswer",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "Credentials",
+    "Eta",
+    "Event",
+    "Interruption",
+    "Job",
+    "JobError",
+    "Me",
+    "Model",
+    "Page",
+    "Plan",
+    "Quota",
+    "RetryPolicy",
+    "TextSoFar",
+    "Upload",
+    "Usage",
+    "UsageDay",
+    "User",
+    "Wait",
+    "find_credentials",
+    "load_credentials",
+]

@@ -1,0 +1,331 @@
+"""The client of the HTTP API: what CLI, bots, batches and benchmarks call. One method per thing that can be asked."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, aclosing
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+
+from tessera.client.errors import ApiError, BadAnswer, ConnectionFailed
+from tessera.client.events import GIVE_UP_S, SILENCE_S, EventStream, Interruption
+from tessera.client.files import open_temporary
+from tessera.client.models import (
+    Answer,
+    ApiKey,
+    Artifact,
+    Event,
+    Job,
+    Me,
+    Model,
+    Page,
+    Plan,
+    Upload,
+    Usage,
+    User,
+)
+from tessera.client.transport import NeverConnected, RetryPolicy, Transport, Wait, describe, retry_delay_s
+
+Progress = Callable[[int, int | None], None]
+ItemT = TypeVar("ItemT", bound=Answer)
+
+
+class Client:
+    """The API of one server, as one user. Use it as ``async with Client(url, api_key) as client``.
+
+    ``on_behalf_of`` ("telegram:123") makes a service key act for a person. Calls may run at the same time. Every
+    method raises ApiError, ConnectionFailed or BadAnswer (all ClientError). Calls that may be repeated are, within
+    ``retry``; ``on_wait`` is told of each pause.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        on_behalf_of: str | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> None:
+        self._transport = Transport(url, api_key, on_behalf_of=on_behalf_of, retry=retry, on_wait=on_wait)
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return self._transport.url
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, value, trace)
+
+    # Jobs
+
+    async def submit(
+        self,
+        kind: str,
+        input: Mapping[str, Any],
+        *,
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        tier: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        deadline: datetime | None = None,
+        not_before: datetime | None = None,
+    ) -> Job:
+        """Submit a job. Safe to repeat with the same ``idempotency_key`` for 24 hours; one is made when None."""
+        body: dict[str, Any] = {"kind": str(kind), "input": dict(input)}
+        optional = {
+            "model": model,
+            "tier": tier,
+            "metadata": dict(metadata) if metadata is not None else None,
+            "deadline": deadline.isoformat() if deadline else None,
+            "not_before": not_before.isoformat() if not_before else None,
+        }
+        body.update({name: value for name, value in optional.items() if value is not None})
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return await self._transport.call("POST", "/v1/jobs", Job, json=body, headers=headers, repeatable=True)
+
+    async def get_job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return await self._transport.call("GET", f"/v1/jobs/{_part(job_id)}", Job)
+
+    async def list_jobs(
+        self, *, state: str | None = None, kind: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> Page[Job]:
+        """One page of the user's jobs, the newest first; ``next_cursor`` asks for the next page."""
+        asked = {"state": state, "kind": kind, "cursor": cursor, "limit": str(limit) if limit is not None else None}
+        params = {name: str(value) for name, value in asked.items() if value is not None}
+        return await self._transport.call("GET", "/v1/jobs", Page[Job], params=params)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for the job's end. The answer may still be running: its events tell when it is over. Safe to repeat."""
+        return await self._transport.call("POST", f"/v1/jobs/{_part(job_id)}/cancel", Job, repeatable=True)
+
+    def events(
+        self,
+        job_id: str,
+        last_event_id: int | None = None,
+        *,
+        on_interruption: Callable[[Interruption], None] | None = None,
+        silence_s: float = SILENCE_S,
+        give_up_s: float = GIVE_UP_S,
+    ) -> AsyncGenerator[Event]:
+        """The job's events up to the final one, over broken lines too; see ``EventStream``.
+
+        Close it (``contextlib.aclosing``) when it is left before its end.
+        """
+        path = f"/v1/jobs/{_part(job_id)}/events"
+        return EventStream(
+            self._transport,
+            path,
+            lambda: self.get_job(job_id),
+            last_event_id=last_event_id,
+            on_interruption=on_interruption,
+            silence_s=silence_s,
+            give_up_s=give_up_s,
+        ).events()
+
+    async def wait(self, job_id: str, on_event: Callable[[Event], None] | None = None) -> Job:
+        """Follow a job to its end and return it as it is then."""
+        async with aclosing(self.events(job_id)) as events:
+            async for event in events:
+                if on_event is not None:
+                    on_event(event)
+        return await self.get_job(job_id)
+
+    async def run(
+        self,
+        kind: str,
+        input: Mapping[str, Any],
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Any,
+    ) -> Job:
+        """``submit`` (with its options), then ``wait``. The job may have failed: look at ``ok`` and ``error``."""
+        job = await self.submit(kind, input, **options)
+        return await self.wait(job.id, on_event)
+
+    # Files
+
+    async def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+        """The files that a job has made so far."""
+        return (await self._transport.call("GET", f"/v1/jobs/{_part(job_id)}/artifacts", Page[Artifact])).data
+
+    async def stream(self, artifact: Artifact | str) -> AsyncGenerator[bytes]:
+        """The bytes of an artifact, continued where it broke when the line breaks. The end means: all of them."""
+        path = _artifact_path(artifact)
+        expected = artifact.bytes if isinstance(artifact, Artifact) else None
+        done, tries, waited_s = 0, 0, 0.0
+        etag: str | None = None
+        while True:
+            before = done
+            retry_after_s = None
+            try:
+                headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+                if done:
+                    headers["Range"] = f"bytes={done}-"
+                    if etag is not None:
+                        headers["If-Range"] = etag
+                async with self._transport.open("GET", path, headers=headers) as response:
+                    if done and etag != response.headers.get("ETag"):
+                        raise BadAnswer("The file changed while it was fetched: fetch it again.")
+                    etag = response.headers.get("ETag")
+                    skip = 0 if response.status == 206 else done
+                    async for chunk in response.content.iter_any():
+                        if skip:
+                            chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+                        if chunk:
+                            done += len(chunk)
+                            yield chunk
+                if expected is not None and done != expected:
+                    raise BadAnswer(f"The file has {done} bytes instead of {expected}: fetch it again.")
+                return
+            except ApiError as error:
+                if error.status not in {429, 502, 503, 504}:
+                    raise
+                failure: ApiError | ConnectionFailed = error
+                retry_after_s = error.retry_after_s
+            except NeverConnected as error:
+                failure = ConnectionFailed(self.url, error.why)
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                failure = ConnectionFailed(self.url, describe(error))
+            tries = 1 if done > before else tries + 1
+            delay = retry_delay_s(
+                self._transport.retry, tries=tries, waited_s=waited_s, retry_after_s=retry_after_s, jitter=1.0
+            )
+            if delay is None:
+                raise failure
+            waited_s += delay
+            await self._transport.pause(failure, delay)
+
+    async def download(self, artifact: Artifact | str, path: Path, progress: Progress | None = None) -> int:
+        """Write an artifact to ``path``, which has either all of it or what was there before. Returns its bytes.
+
+        ``progress`` is told the bytes so far and, where known, in all. Replaces an existing file.
+        """
+        expected = artifact.bytes if isinstance(artifact, Artifact) else None
+        done = 0
+        with open_temporary(path) as (file, temporary):
+            async with aclosing(self.stream(artifact)) as chunks:
+                async for chunk in chunks:
+                    file.write(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, expected)
+            file.close()
+            temporary.replace(path)
+        return done
+
+    async def upload(self, source: Path | bytes, *, name: str | None = None) -> Upload:
+        """Bring a file to the server, to be named in an input. ``name`` is its name there, by default the path's."""
+        filename = name or (source.name if isinstance(source, Path) else "upload")
+
+        with ExitStack() as opened:
+
+            def form() -> aiohttp.FormData:
+                # A file object is read in pieces, so that a long recording never lies in memory; each try has its own.
+                body = io.BytesIO(source) if isinstance(source, bytes) else opened.enter_context(source.open("rb"))
+                data = aiohttp.FormData()
+                data.add_field("file", body, filename=filename, content_type="application/octet-stream")
+                return data
+
+            # Repeated, it leaves an unused upload behind at most, which expires.
+            return await self._transport.call("POST", "/v1/uploads", Upload, data=form, repeatable=True)
+
+    # The catalogue
+
+    async def models(self) -> tuple[Model, ...]:
+        """The models of the server. Needs no API key."""
+        return (await self._transport.call("GET", "/v1/models", Page[Model])).data
+
+    async def plans(self) -> tuple[Plan, ...]:
+        """The plans and what they allow. Needs no API key."""
+        return (await self._transport.call("GET", "/v1/plans", Page[Plan])).data
+
+    # The account
+
+    async def me(self) -> Me:
+        """Whose API key this is, the plan and today's quota."""
+        return await self._transport.call("GET", "/v1/me", Me)
+
+    async def usage(self, days: int = 30) -> Usage:
+        """What was used on the last ``days`` UTC days."""
+        return await self._transport.call("GET", "/v1/usage", Usage, params={"days": str(days)})
+
+    async def keys_create(
+        self,
+        name: str,
+        *,
+        scopes: tuple[str, ...] | None = None,
+        daily_cap_tokens: float | None = None,
+        expires_at: datetime | None = None,
+    ) -> ApiKey:
+        """Make an API key; its secret is in this answer only."""
+        optional = {
+            "scopes": list(scopes) if scopes is not None else None,
+            "daily_cap_tokens": daily_cap_tokens,
+            "expires_at": expires_at.isoformat() if expires_at else None,
+        }
+        body = {"name": name, **{k: v for k, v in optional.items() if v is not None}}
+        return await self._transport.call("POST", "/v1/keys", ApiKey, json=body)
+
+    async def keys_list(self) -> tuple[ApiKey, ...]:
+        """The user's API keys, without their secrets."""
+        return await self._all("/v1/keys", ApiKey)
+
+    async def keys_revoke(self, key_id: str) -> None:
+        """End an API key for good."""
+        await self._transport.exchange("DELETE", f"/v1/keys/{_part(key_id)}")
+
+    # The operator's
+
+    async def users_create(self, name: str, plan: str) -> User:
+        """Make a user with an API key; its secret is in this answer only. Needs the scope admin."""
+        return await self._transport.call("POST", "/v1/admin/users", User, json={"name": name, "plan": plan})
+
+    async def users_list(self) -> tuple[User, ...]:
+        """All users. Needs the scope admin."""
+        return await self._all("/v1/admin/users", User)
+
+    async def users_set_plan(self, user_id: str, plan: str) -> User:
+        """Put a user on another plan. Needs the scope admin. Safe to repeat."""
+        return await self._transport.call(
+            "PATCH", f"/v1/admin/users/{_part(user_id)}", User, json={"plan": plan}, repeatable=True
+        )
+
+    async def _all(self, path: str, item: type[ItemT]) -> tuple[ItemT, ...]:
+        found: list[ItemT] = []
+        cursor: str | None = None
+        while True:
+            params = {"cursor": cursor} if cursor else None
+            page = await self._transport.call("GET", path, Page[item], params=params)  # type: ignore[valid-type]
+            found.extend(page.data)
+            if not page.next_cursor or page.next_cursor == cursor:
+                return tuple(found)
+            cursor = page.next_cursor
+
+
+def _part(identifier: str) -> str:
+    """An id as one part of a path: whatever a person typed, it stays one part."""
+    return quote(identifier, safe="") if identifier.strip(".") else "-"
+
+
+def _artifact_path(artifact: Artifact | str) -> str:
+    if isinstance(artifact, str):
+        return f"/v1/artifacts/{_part(artifact)}"
+    # Only a path on this server: the API key goes along.
+    if artifact.url.startswith("/") and not artifact.url.startswith("//"):
+        return quote(artifact.url, safe="/?=&%:~")
+    return f"/v1/artifacts/{_part(artifact.id)}"

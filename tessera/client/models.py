@@ -1,0 +1,234 @@
+"""The answers of the API as frozen values: what a caller of ``tessera.client`` works with.
+
+Fields that a newer server adds are kept (``dump`` shows them) and never break an older client; closed sets such as
+states arrive as text for the same reason and compare equal to the members of ``tessera.jobs``. Tokens are decimals
+with at most three places, as the API shows them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tessera.jobs import FINAL, FINAL_EVENTS, EventType, JobState
+
+
+class Answer(BaseModel):
+    """The base of every answer: frozen, tolerant of what it does not know yet."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def dump(self) -> dict[str, Any]:
+        """The answer as the server sent it, ready for JSON: nothing is added, nothing unknown is dropped."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Eta(Answer):
+    """When a job is expected to be done, as a range of seconds from now."""
+
+    low_s: float
+    high_s: float
+
+
+class JobError(Answer):
+    """Why a job failed, and what was given back."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    refunded_tokens: float | None = None
+
+
+class Artifact(Answer):
+    """An output file. ``url`` is a path on the server."""
+
+    id: str
+    media_type: str
+    bytes: int
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    url: str = ""
+    thumbnail_url: str | None = None
+
+
+class Job(Answer):
+    """A job as the server shows it. ``cost_tokens`` is what it holds, ``charged_tokens`` what it came to in the end."""
+
+    id: str
+    kind: str
+    state: str
+    model: str = ""
+    tier: str = ""
+    position: int | None = None
+    eta: Eta | None = None
+    cost_tokens: float = 0
+    charged_tokens: float | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int = 0
+    input: dict[str, Any] = Field(default_factory=dict)
+    output: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    error: JobError | None = None
+    engine: str | None = None
+    preview: bool | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINAL
+
+    @property
+    def ok(self) -> bool:
+        """Whether it completed: its artifacts are readable."""
+        return self.state == JobState.COMPLETED
+
+    @property
+    def text(self) -> str | None:
+        """The text of a text job or a transcription, None for the other kinds and before the end."""
+        value = (self.output or {}).get("text")
+        return value if isinstance(value, str) else None
+
+
+class Event(Answer):
+    """What happened to a job. ``id`` numbers the durable events of the job; ephemeral ones have None."""
+
+    id: int | None = None
+    job_id: str = ""
+    type: str
+    at: datetime | None = None
+    attempt: int | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is the last event of its job."""
+        return self.type in FINAL_EVENTS
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether it sends the job back to the queue, which voids the text and the progress so far."""
+        return self.type == EventType.QUEUED and self.id is not None and bool(self.data.get("reason"))
+
+    @property
+    def preview_image(self) -> bytes | None:
+        """The small picture of a preview event; None for the other types and for data that cannot be read."""
+        if self.type != EventType.PREVIEW:
+            return None
+        try:
+            return base64.b64decode(str(self.data.get("data_base64", "")), validate=True) or None
+        except (binascii.Error, ValueError):
+            return None
+
+
+class Upload(Answer):
+    """An input file, usable by its id until ``expires_at``."""
+
+    id: str
+    media_type: str
+    bytes: int
+    expires_at: datetime | None = None
+
+
+class Model(Answer):
+    """An entry of the catalogue. ``price`` is in words; ``input_schema`` is a JSON Schema of the job's input."""
+
+    id: str
+    kind: str
+    title: str = ""
+    description: str = ""
+    engine: str = ""
+    state: str = ""
+    price: Any = None
+    default: bool = False
+    preview: bool = False
+    aliases: tuple[str, ...] = ()
+    input_schema: dict[str, Any] | None = None
+
+
+class Plan(Answer):
+    """A plan: its price and what it allows."""
+
+    id: str
+    title: str = ""
+    price_usd_per_month: float = 0
+    daily_tokens: float = 0
+    tier: str = ""
+    limits: dict[str, Any] = Field(default_factory=dict)
+
+
+class Quota(Answer):
+    """Today's tokens (UTC) and when they come back. ``daily_tokens`` None means that there is no limit."""
+
+    used_tokens: float = 0
+    daily_tokens: float | None = None
+    remaining_tokens: float | None = None
+    resets_at: datetime | None = None
+
+
+class Me(Answer):
+    """Whose API key this is."""
+
+    id: str
+    name: str | None = None
+    plan: str = ""
+    scopes: tuple[str, ...] = ()
+    limits: dict[str, Any] = Field(default_factory=dict)
+    quota: Quota = Quota()
+
+
+class UsageDay(Answer):
+    """What one kind used on one UTC day."""
+
+    day: str
+    kind: str | None = None
+    used_tokens: float = 0
+    jobs: int = 0
+
+
+class Usage(Answer):
+    """The last days, the newest first as the server sends them, and today."""
+
+    data: tuple[UsageDay, ...] = ()
+    today: Quota = Quota()
+
+
+class ApiKey(Answer):
+    """An API key. ``api_key`` is the secret itself: only the answer that makes the key has it."""
+
+    id: str
+    name: str = ""
+    scopes: tuple[str, ...] = ()
+    api_key: str | None = Field(default=None, repr=False)
+    daily_cap_tokens: float | None = None
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class User(Answer):
+    """A user, as an operator sees one. ``api_key`` only in the answer that makes the user."""
+
+    id: str
+    name: str = ""
+    plan: str = ""
+    api_key: str | None = Field(default=None, repr=False)
+    created_at: datetime | None = None
+
+
+Item = TypeVar("Item")
+
+
+class Page(Answer, Generic[Item]):
+    """A page of a list. ``next_cursor`` asks for the one after it; None means that this is the last."""
+
+    data: tuple[Item, ...] = ()
+    next_cursor: str | None = None
