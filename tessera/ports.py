@@ -7,12 +7,11 @@ the third; nothing below them imports Ray.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from tessera.engine import EngineJob
 from tessera.jobs import EventType
 
 
@@ -106,15 +105,3 @@ class ArtifactPort(Protocol):
     async def get_manifest(self, name: str) -> bytes | None: ...
 
     async def delete_manifest(self, name: str) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """One attempt as the scheduler hands it to a worker. ``file_hashes`` maps file fields to (sha256, media_type)."""
-
-    job: EngineJob
-    attempt: int
-    request_id: str = ""
-    file_hashes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    timeout_s: float = 3600.0
-

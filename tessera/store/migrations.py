@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import sql as sql_package
 from alembic import command, op
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -18,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+import sql as sql_package
 from tessera.store.database import connect, translated
 from tessera.store.queries import script
 

@@ -1,7 +1,7 @@
 """The loader of sql/: named queries, checked once at the start.
 
-A block is ``-- name: get_job``, one comment line on what it does, and one statement with ``:name`` parameters. SQLAlchemy
-binds these itself; for asyncpg they are compiled to ``$n``.
+A block is ``-- name: get_job``, one comment line on what it does, and one statement with ``:name`` parameters.
+SQLAlchemy binds these itself; for asyncpg they are compiled to ``$n``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""Runs as the scheduler and its workers speak of them: what is started, what is told back, how it ended.
+
+A run is one attempt of a job on a worker. It belongs to the worker, not to a caller's stream: ``start`` is idempotent and
+returns at once, one ``watch`` stream per worker tells of all its runs and can be opened again, and an outcome stays until
+it is acknowledged. Pure values; all of them cross Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from tessera.jobs import Kind
+from tessera.ports import LiveEvent, StoredFile
+
+RunKey = tuple[UUID, int]  # job and attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One attempt as the scheduler hands it to a worker.
+
+    ``input`` is the job's stored input; its reserved key ``_files`` names the content hashes of the input's files.
+    ``timeout_s`` bounds the whole run, ``no_progress_s`` the silence between two of its events.
+    """
+
+    job_id: UUID
+    attempt: int
+    kind: Kind
+    model: str
+    input: Mapping[str, Any]
+    request_id: str = ""
+    timeout_s: float = 3600.0
+    no_progress_s: float = 120.0
+
+    @property
+    def key(self) -> RunKey:
+        return (self.job_id, self.attempt)
+
+
+class Ending(StrEnum):
+    """How a run ended, as its worker saw it."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended. ``error`` is {code, message, retryable} of a failed one; ``executed`` (0…1) how far it came.
+
+    ``cost_units`` is the engine's own measure where the price is only known afterwards (text tokens).
+    """
+
+    job_id: UUID
+    attempt: int
+    ending: Ending
+    output: Mapping[str, Any] | None = None
+    files: Sequence[StoredFile] = ()
+    cost_units: int | None = None
+    executed: float = 0.0
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> RunKey:
+        return (self.job_id, self.attempt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A run that a worker knows: still going (``outcome`` None), or ended and not yet acknowledged."""
+
+    job_id: UUID
+    attempt: int
+    outcome: Outcome | None = None
+
+    @property
+    def key(self) -> RunKey:
+        return (self.job_id, self.attempt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerReport:
+    """What a worker says of itself. ``instance`` changes with every new process: its runs before that are gone."""
+
+    name: str
+    instance: str
+    slots: int
+    models: Sequence[str]
+    runs: Sequence[RunInfo]
+    healthy: bool = True
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchBatch:
+    """One item of a worker's watch stream; an empty one is its heartbeat. ``running`` are the runs that go on."""
+
+    instance: str
+    events: Sequence[LiveEvent] = ()
+    outcomes: Sequence[Outcome] = ()
+    running: Sequence[RunKey] = field(default=())
+
+
+class StartAnswer(StrEnum):
+    """What became of a start."""
+
+    STARTED = "started"
+    KNOWN = "known"  # it runs already, or has ended and waits for its ack: nothing was done
+    BUSY = "busy"  # no free slot; the scheduler's count was wrong
+
+
+class WorkerPort(Protocol):
+    """A worker, wherever it is. Every call has a timeout of its own and raises WorkerAway when it is not answered."""
+
+    async def report(self) -> WorkerReport: ...
+
+    async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]: ...
+
+    async def cancel(self, keys: Sequence[RunKey]) -> None: ...
+
+    async def ack(self, keys: Sequence[RunKey]) -> None: ...
+
+    def watch(self) -> AsyncIterator[WatchBatch]:
+        """All that happens from now on, with every outcome not yet acknowledged first; a heartbeat every 2 s."""
+        ...
+
+
+class WorkerAway(Exception):
+    """The worker did not answer: whatever was asked of it may or may not have happened."""
+
+
+def manifest_name(job_id: UUID, attempt: int) -> str:
+    """The name of the manifest that a worker leaves in the artifact store when a run has ended."""
+    return f"{job_id}.{attempt}"
