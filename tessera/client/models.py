@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tessera.jobs import FINAL, FINAL_EVENTS, EventType, JobState
 
+# An int stays an int, so that what is shown as JSON is what the server sent.
+Number = int | float
+
 
 class Answer(BaseModel):
     """The base of every answer: frozen, tolerant of what it does not know yet."""
@@ -30,8 +33,8 @@ class Answer(BaseModel):
 class Eta(Answer):
     """When a job is expected to be done, as a range of seconds from now."""
 
-    low_s: float
-    high_s: float
+    low_s: Number
+    high_s: Number
 
 
 class JobError(Answer):
@@ -40,7 +43,7 @@ class JobError(Answer):
     code: str
     message: str
     retryable: bool = False
-    refunded_tokens: float | None = None
+    refunded_tokens: Number | None = None
 
 
 class Artifact(Answer):
@@ -51,7 +54,7 @@ class Artifact(Answer):
     bytes: int
     width: int | None = None
     height: int | None = None
-    duration_s: float | None = None
+    duration_s: Number | None = None
     url: str = ""
     thumbnail_url: str | None = None
 
@@ -66,8 +69,8 @@ class Job(Answer):
     tier: str = ""
     position: int | None = None
     eta: Eta | None = None
-    cost_tokens: float = 0
-    charged_tokens: float | None = None
+    cost_tokens: Number = 0
+    charged_tokens: Number | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -158,8 +161,8 @@ class Plan(Answer):
 
     id: str
     title: str = ""
-    price_usd_per_month: float = 0
-    daily_tokens: float = 0
+    price_usd_per_month: Number = 0
+    daily_tokens: Number = 0
     tier: str = ""
     limits: dict[str, Any] = Field(default_factory=dict)
 
@@ -167,9 +170,9 @@ class Plan(Answer):
 class Quota(Answer):
     """Today's tokens (UTC) and when they come back. ``daily_tokens`` None means that there is no limit."""
 
-    used_tokens: float = 0
-    daily_tokens: float | None = None
-    remaining_tokens: float | None = None
+    used_tokens: Number = 0
+    daily_tokens: Number | None = None
+    remaining_tokens: Number | None = None
     resets_at: datetime | None = None
 
 
@@ -189,7 +192,7 @@ class UsageDay(Answer):
 
     day: str
     kind: str | None = None
-    used_tokens: float = 0
+    used_tokens: Number = 0
     jobs: int = 0
 
 
@@ -207,7 +210,7 @@ class ApiKey(Answer):
     name: str = ""
     scopes: tuple[str, ...] = ()
     api_key: str | None = Field(default=None, repr=False)
-    daily_cap_tokens: float | None = None
+    daily_cap_tokens: Number | None = None
     expires_at: datetime | None = None
     created_at: datetime | None = None
     last_used_at: datetime | None = None

@@ -7,6 +7,7 @@ Knows nothing of jobs. What may be sent twice is retried on a broken line, on 50
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -260,7 +261,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError, TimeoutError)):
         return "it took too long"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or "no connection").split("[")[0].strip().lower() or "no connection"
+        number = error.os_error.errno
+        return os.strerror(number).lower() if number else "no connection"
     if isinstance(error, aiohttp.InvalidURL):
         return "the address is not valid"
     return "the connection broke"
