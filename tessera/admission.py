@@ -1,8 +1,8 @@
 """The rules of admission: what a submission must pass before it becomes a durable, paid job.
 
 Concurrent submissions of one ingress replica coalesce into one call of the SQL function ``admit``, which checks and
-holds atomically under the users' locks; a caller is answered after its commit. It must never decide anything from memory: a
-second replica does the same at the same time. ``tessera/quotas.py`` is the pure model that it is tested against.
+holds atomically under the users' locks; a caller is answered after its commit. It must never decide anything from
+memory: a second replica does the same at the same time. ``tessera/quotas.py`` is the pure model it is tested against.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plans and the limits that follow from them. The rows live in Postgres (sql/seed.sql); this says what they mean. Pure."""
+"""Plans and the limits that follow from them. The rows live in Postgres (sql/seed.sql). Pure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check_limits(limits: Limits, plan: str, data: AnyInput) -> None:
             )
         if data.duration_s > limits.max_video_s:
             raise InvalidInput(
-                f"Nothing was submitted or charged. {data.duration_s:g} s is longer than the {limits.max_video_s:g} s of"
-                f" plan {plan}: ask for a shorter clip, or change the plan (GET /v1/plans).",
+                f"Nothing was submitted or charged. {data.duration_s:g} s is longer than the {limits.max_video_s:g} s"
+                f" of plan {plan}: ask for a shorter clip, or change the plan (GET /v1/plans).",
                 errors=[{"field": "input.duration_s", "message": f"must be at most {limits.max_video_s:g}"}],
             )

@@ -1,7 +1,7 @@
 """What is done with a run that failed: once more, and when, or given up. Pure; the caller passes the jitter.
 
-Up to three failures, with backoff and jitter, keeping the place. Invalid input and what a retry cannot mend are given up
-at once; out of memory is tried once more, after unloading.
+Up to three failures, with backoff and jitter, keeping the place. Invalid input and what a retry cannot mend are given
+up at once; out of memory is tried once more, after unloading.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
 """Runs as the scheduler and its workers speak of them: what is started, what is told back, how it ended.
 
-A run is one attempt of a job on a worker. It belongs to the worker, not to a caller's stream: ``start`` is idempotent and
-returns at once, one ``watch`` stream per worker tells of all its runs and can be opened again, and an outcome stays until
-it is acknowledged. Pure values; all of them cross Ray.
+A run is one attempt of a job on a worker. It belongs to the worker, not to a caller's stream: ``start`` is idempotent
+and returns at once, one ``watch`` stream per worker tells of all its runs and can be opened again, and an outcome stays
+until it is acknowledged. Pure values; all of them cross Ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
+
+import orjson
 
 from tessera.jobs import Kind
 from tessera.ports import LiveEvent, StoredFile
@@ -137,3 +139,24 @@ class WorkerAway(Exception):
 def manifest_name(job_id: UUID, attempt: int) -> str:
     """The name of the manifest that a worker leaves in the artifact store when a run has ended."""
     return f"{job_id}.{attempt}"
+
+
+def outcome_to_bytes(outcome: Outcome) -> bytes:
+    """The outcome as the manifest's JSON."""
+    return orjson.dumps(asdict(outcome))
+
+
+def outcome_from_bytes(data: bytes) -> Outcome:
+    """The inverse of ``outcome_to_bytes``. Raises ValueError for anything else."""
+    try:
+        value = orjson.loads(data)
+        return Outcome(
+            **{
+                **value,
+                "job_id": UUID(value["job_id"]),
+                "ending": Ending(value["ending"]),
+                "files": [StoredFile(**file) for file in value["files"]],
+            }
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"not an outcome manifest: {error}") from error

@@ -61,7 +61,12 @@ LEFT JOIN user_limits l ON l.user_id = e.user_id
 WHERE e.seq > :after AND e.type <> 'output'
 ORDER BY e.seq LIMIT :limit
 
--- name: workers_that_failed
--- On how many different workers a job has ended a worker or was lost with it: the sign of a poison job.
-SELECT count(DISTINCT a.worker) AS workers FROM attempts a
-WHERE a.job_id = :job_id AND a.error ->> 'code' = 'worker_lost'
+-- name: workers_that_were_lost
+-- On how many different workers a job ran when they were lost, the present one counted: the sign of a poison job.
+SELECT count(DISTINCT w.worker)::integer AS workers
+FROM (SELECT a.worker FROM attempts a WHERE a.job_id = :job_id AND a.error ->> 'code' = 'worker_lost'
+      UNION ALL SELECT CAST(:worker AS text)) w
+
+-- name: cancel_asked
+-- Whether a job's user has asked for its cancel.
+SELECT j.cancel_requested_at IS NOT NULL AS asked FROM jobs j WHERE j.id = :job_id

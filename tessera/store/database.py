@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -72,7 +73,8 @@ def translated() -> Any:
 
 
 async def set_codecs(connection: Any) -> None:
-    """JSON columns as Python values, on any asyncpg connection."""
+    """JSON columns as Python values and uuids as the standard library's (asyncpg's own class is not serializable)."""
+    await connection.set_type_codec("uuid", schema="pg_catalog", encoder=str, decoder=UUID)
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
             name,

@@ -1,0 +1,62 @@
+"""A worker as a Serve deployment: the same object, reached through its DeploymentHandle."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from deployments.engines import make_engine
+from deployments.worker import Worker
+from tessera.artifacts import open_store
+from tessera.config import Settings, WorkerConfig
+from tessera.logs import configure_logs
+from tessera.ports import ArtifactPort
+from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerReport
+
+
+class ServedWorker:
+    """``config`` is the worker's entry in cluster.toml; ``beside_store`` whether it runs on the artifact store's node."""
+
+    async def __init__(self, config: Mapping[str, Any], beside_store: bool) -> None:
+        worker = WorkerConfig.model_validate(config)
+        configure_logs(worker.name)
+        self._worker = Worker(
+            name=worker.name,
+            engine=make_engine(worker),
+            artifacts=_artifacts(beside_store),
+            slots=worker.slots,
+            models=worker.models,
+        )
+
+    async def report(self) -> WorkerReport:
+        return await self._worker.report()
+
+    async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        return await self._worker.start(specs)
+
+    async def cancel(self, keys: Sequence[RunKey]) -> None:
+        await self._worker.cancel(keys)
+
+    async def ack(self, keys: Sequence[RunKey]) -> None:
+        await self._worker.ack(keys)
+
+    async def watch(self) -> AsyncIterator[WatchBatch]:
+        async for batch in self._worker.watch():
+            yield batch
+
+    async def check_health(self) -> None:
+        """Serve asks this: a worker whose loop is blocked for long is replaced."""
+
+    async def __del__(self) -> None:
+        worker = getattr(self, "_worker", None)
+        if worker is not None:
+            await worker.close()
+
+
+def _artifacts(beside_store: bool) -> ArtifactPort:
+    """The store itself where it is a bucket or on this node, else its handle on the head node."""
+    if beside_store:
+        return open_store(Settings.from_environment().artifacts_url)
+    from deployments.artifact_handle import HandleStore
+
+    return HandleStore()

@@ -1,0 +1,176 @@
+-- What the API reads, and its small writes. Jobs are written by the functions only.
+
+-- name: key_for_auth
+-- An API key with its user and the user's limits.
+SELECT k.id, k.user_id, k.secret_sha256, k.scopes, k.daily_cap_mt, k.expires_at, k.last_used_at, k.revoked_at,
+       u.name, u.is_admin, u.banned_at, u.ban_reason, u.deleted_at,
+       l.plan_id, l.tier, l.daily_mt, l.submissions_per_min, l.requests_per_min, l.max_queued, l.max_running, l.max_image_px,
+       l.max_video_s, l.retention_days
+FROM api_keys k JOIN users u ON u.id = k.user_id JOIN user_limits l ON l.user_id = k.user_id
+WHERE k.id = :id
+
+-- name: touch_key
+-- Note that a key was used, at most once a minute.
+UPDATE api_keys SET last_used_at = now()
+WHERE id = :id AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+
+-- name: key_used_today
+-- What the jobs of a key hold or were charged today.
+SELECT coalesce(sum(coalesce(j.charged_mt, j.cost_mt)), 0)::bigint AS used_mt
+FROM jobs j WHERE j.user_id = :user_id AND j.api_key_id = :key_id AND j.day = utc_day(now())
+
+-- name: get_job
+-- A user's job with its artifacts.
+SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
+       j.not_before, j.deadline, j.cancel_requested_at, j.created_at, j.started_at, j.finished_at,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
+                                                     'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
+                                                     'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')
+        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL) AS artifacts
+FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
+
+-- name: list_jobs
+-- A page of a user's jobs, the newest first.
+SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
+       j.not_before, j.deadline, j.cancel_requested_at, j.created_at, j.started_at, j.finished_at,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
+                                                     'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
+                                                     'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')
+        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL) AS artifacts
+FROM jobs j
+WHERE j.user_id = :user_id
+  AND j.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+  AND (CAST(:kind AS text) IS NULL OR j.kind = CAST(:kind AS text))
+  AND (CAST(:state AS text) IS NULL OR j.state = CAST(:state AS text))
+  AND (CAST(:model AS text) IS NULL OR j.model = CAST(:model AS text))
+ORDER BY j.id DESC LIMIT :limit
+
+-- name: job_for_events
+-- What a stream of a job's events begins with.
+SELECT j.id, j.state, j.attempt FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
+
+-- name: cancel_job
+-- Ask for a job's end; see the function in functions.sql.
+SELECT request_cancel(:id, :user_id) AS state
+
+-- name: events_of_job
+-- A job's public events after one of them, in order.
+SELECT e.job_id, e.job_seq, e.type, e.attempt, e.data, e.created_at
+FROM job_events e WHERE e.job_id = :job_id AND e.job_seq > :after ORDER BY e.job_seq
+
+-- name: events_of_jobs
+-- The public events of some jobs in a stretch of the feed, in order.
+SELECT e.job_id, e.job_seq, e.type, e.attempt, e.data, e.created_at
+FROM job_events e
+WHERE e.seq > :after AND e.seq <= :upto AND e.job_seq IS NOT NULL AND e.job_id = ANY (CAST(:jobs AS uuid[]))
+ORDER BY e.seq
+
+-- name: get_artifact
+-- A user's artifact, deleted ones too.
+SELECT a.id, a.job_id, a.index, a.sha256, a.media_type, a.bytes, a.thumbnail_sha256, a.created_at, a.deleted_at, j.kind
+FROM artifacts a JOIN jobs j ON j.id = a.job_id
+WHERE a.id = :id AND a.user_id = :user_id
+
+-- name: artifact_for_use
+-- A user's artifact as the input of a job.
+SELECT a.sha256, a.media_type, a.width, a.height, a.duration_s, a.deleted_at IS NULL AS usable
+FROM artifacts a WHERE a.id = :id AND a.user_id = :user_id
+
+-- name: upload_for_use
+-- A user's upload as the input of a job.
+SELECT u.sha256, u.media_type, u.width, u.height, u.duration_s, u.deleted_at IS NULL AND u.expires_at > now() AS usable
+FROM uploads u WHERE u.id = :id AND u.user_id = :user_id
+
+-- name: insert_upload
+-- Note an upload whose bytes are in the artifact store.
+INSERT INTO uploads (id, user_id, sha256, media_type, bytes, width, height, duration_s, expires_at)
+VALUES (:id, :user_id, :sha256, :media_type, :bytes, :width, :height, :duration_s,
+        now() + make_interval(secs => CAST(:ttl_s AS double precision)))
+RETURNING id, media_type, bytes, width, height, duration_s, expires_at
+
+-- name: list_plans
+-- The plans, the smallest first.
+SELECT p.id, p.title, p.price_usd_cents, p.tier, p.daily_mt, p.submissions_per_min, p.requests_per_min, p.max_queued,
+       p.max_running, p.max_image_px, p.max_video_s, p.retention_days
+FROM plans p ORDER BY p.position, p.id
+
+-- name: quota_of_user
+-- Today's use of a user and when it starts anew.
+SELECT CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, l.daily_mt, s.queued, s.running,
+       (utc_day(now()) + 1)::timestamp AT TIME ZONE 'utc' AS resets_at
+FROM user_state s JOIN user_limits l ON l.user_id = s.user_id WHERE s.user_id = :user_id
+
+-- name: usage_of_user
+-- What a user used on the last days, by kind, the newest day first.
+SELECT u.day, u.kind, u.used_mt, u.jobs
+FROM usage_daily u WHERE u.user_id = :user_id AND u.day > utc_day(now()) - CAST(:days AS integer)
+ORDER BY u.day DESC, u.kind
+
+-- name: list_keys
+-- A user's API keys, the newest first.
+SELECT k.id, k.name, k.scopes, k.daily_cap_mt, k.created_at, k.last_used_at, k.expires_at, k.revoked_at
+FROM api_keys k WHERE k.user_id = :user_id ORDER BY k.created_at DESC, k.id LIMIT 1000
+
+-- name: get_key
+-- One of a user's API keys.
+SELECT k.id, k.name, k.scopes, k.daily_cap_mt, k.created_at, k.last_used_at, k.expires_at, k.revoked_at
+FROM api_keys k WHERE k.id = :id AND k.user_id = :user_id
+
+-- name: count_live_keys
+-- How many keys of a user work.
+SELECT count(*)::integer AS live FROM api_keys k
+WHERE k.user_id = :user_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: rename_key
+-- Give one of a user's API keys another name.
+UPDATE api_keys SET name = :name WHERE id = :id AND user_id = :user_id
+
+-- name: revoke_key
+-- End one of a user's API keys for good.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id AND user_id = :user_id
+
+-- name: create_user
+-- Add a user unless the name is taken.
+INSERT INTO users (id, name, plan_id) VALUES (:id, :name, :plan_id)
+ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
+
+-- name: list_users
+-- A page of the users, the newest first.
+SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at,
+       CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, s.queued, s.running
+FROM users u JOIN user_state s ON s.user_id = u.id
+WHERE u.deleted_at IS NULL AND u.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY u.id DESC LIMIT :limit
+
+-- name: get_user
+-- A user, as an operator sees one.
+SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at,
+       CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, s.queued, s.running
+FROM users u JOIN user_state s ON s.user_id = u.id WHERE u.id = :id AND u.deleted_at IS NULL
+
+-- name: set_plan
+-- Put a user on another plan.
+UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
+
+-- name: ping
+-- Whether Postgres answers, and can be written to.
+SELECT NOT pg_is_in_recovery() AS writable
+
+-- name: jobs_by_state
+-- Jobs that wait or run, and those that ended in the last hour.
+SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs
+FROM jobs j WHERE j.finished_at IS NULL OR j.finished_at > now() - interval '1 hour'
+GROUP BY j.state, j.kind, j.tier
+
+-- name: oldest_queued
+-- How long the oldest queued job of each tier waits.
+SELECT j.tier, extract(epoch FROM now() - min(j.queued_at))::double precision AS age_s
+FROM jobs j WHERE j.state = 'queued' GROUP BY j.tier
+
+-- name: leases_overdue
+-- Running jobs whose lease has run out.
+SELECT count(*)::integer AS overdue FROM jobs j WHERE j.state = 'running' AND j.lease_expires_at < now()
+
+-- name: ledger_today
+-- Today's ledger by entry.
+SELECT l.entry, sum(l.amount_mt)::bigint AS amount_mt FROM token_ledger l WHERE l.day = utc_day(now()) GROUP BY l.entry

@@ -1,0 +1,170 @@
+"""The scheduler as a Ray actor: named, detached, restarted for ever. The only module of the platform's core with Ray.
+
+It holds nothing that Postgres does not: a restarted actor leads a new term. Workers are reached through the
+DeploymentHandles of their Serve applications, each call with a timeout of our own, for a call to a deployment without a
+replica waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import ray
+import structlog
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from tessera.artifacts import open_store
+from tessera.catalog import catalog_of
+from tessera.config import Settings, WorkerConfig
+from tessera.logs import configure_logs
+from tessera.ports import LiveEvent, Place, WorkerStatus
+from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, WorkerReport
+from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
+
+log = structlog.get_logger(__name__)
+
+ACTOR_NAME = "scheduler"
+NAMESPACE = "tessera"
+CALL_TIMEOUT_S = 5.0  # a healthy worker answers in milliseconds; a node that is gone was seen to take 2.4 s to fail
+WORKER_DEPLOYMENT = "worker"
+
+
+def application_of(worker: str) -> str:
+    """The name of the Serve application of a worker."""
+    return f"worker-{worker}"
+
+
+class HandleWorker:
+    """A worker behind the handle of its Serve deployment (tessera.runs.WorkerPort)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle: Any = None
+
+    def _of(self, method: str, *, stream: bool = False) -> Any:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(WORKER_DEPLOYMENT, application_of(self._name))
+        handle = self._handle.options(stream=stream) if stream else self._handle
+        return getattr(handle, method)
+
+    async def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return await asyncio.wait_for(self._of(method).remote(*arguments), CALL_TIMEOUT_S)
+        except (RayError, RayServeException, TimeoutError) as error:
+            self._handle = None
+            raise WorkerAway(f"{method}: {type(error).__name__}") from error
+
+    async def report(self) -> WorkerReport:
+        report: WorkerReport = await self._call("report")
+        return report
+
+    async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        answers: Sequence[StartAnswer] = await self._call("start", list(specs))
+        return answers
+
+    async def cancel(self, keys: Sequence[RunKey]) -> None:
+        await self._call("cancel", list(keys))
+
+    async def ack(self, keys: Sequence[RunKey]) -> None:
+        await self._call("ack", list(keys))
+
+    async def watch(self) -> AsyncIterator[WatchBatch]:
+        try:
+            stream = self._of("watch", stream=True).remote()
+            async for batch in stream:
+                yield batch
+        except (RayError, RayServeException) as error:
+            self._handle = None
+            raise WorkerAway(f"watch: {type(error).__name__}") from error
+
+
+class SchedulerActor:
+    """Made by ``ensure_scheduler``; its methods are what the ingress asks (tessera.ports.SchedulerPort)."""
+
+    def __init__(self, home: str) -> None:
+        configure_logs("scheduler")
+        os.environ["TESSERA_HOME"] = home
+        self._settings = Settings.from_environment()
+        self._dispatcher: Dispatcher | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> int:
+        """Start to lead, or to wait for it; returns the pid. Safe to repeat."""
+        if self._task is None:
+            settings = self._settings
+            workers = settings.cluster.enabled_workers()
+            self._dispatcher = Dispatcher(
+                dsn=settings.database_url,
+                workers=[self._spec(worker) for worker in workers],
+                artifacts=open_store(settings.artifacts_url),
+                catalog=catalog_of(model for worker in workers for model in worker.models),
+                holder=f"{socket.gethostname()}:{os.getpid()}",
+            )
+            self._task = asyncio.create_task(self._dispatcher.run(), name="dispatcher")
+        return os.getpid()
+
+    @staticmethod
+    def _spec(worker: WorkerConfig) -> WorkerSpec:
+        return WorkerSpec(name=worker.name, models=worker.models, slots=worker.slots, port=HandleWorker(worker.name))
+
+    async def _ready(self) -> Dispatcher:
+        """The dispatcher; after a restart by Ray nobody has called ``begin``."""
+        await self.begin()
+        if self._task is not None and self._task.done():
+            log.critical("dispatcher_ended", exc_info=self._task.exception())
+            os._exit(1)  # Ray restarts the actor, and a new term begins
+        assert self._dispatcher is not None
+        return self._dispatcher
+
+    async def leading(self) -> bool:
+        """Whether this actor leads and has heard its workers."""
+        return (await self._ready()).leading
+
+    async def subscribe(self) -> AsyncIterator[Sequence[LiveEvent]]:
+        """The ephemeral events of all jobs; see SchedulerPort."""
+        async for batch in (await self._ready()).notifier.subscribe():
+            yield batch
+
+    async def so_far(self, job_id: UUID) -> Sequence[LiveEvent]:
+        """What a late reader of a running job needs."""
+        return (await self._ready()).notifier.so_far(job_id)
+
+    async def places(self, job_ids: Sequence[UUID]) -> Mapping[UUID, Place]:
+        """The places of jobs that wait or run."""
+        return (await self._ready()).places(job_ids)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """All configured workers."""
+        return (await self._ready()).workers()
+
+    async def pid(self) -> int:
+        """The actor's process."""
+        return os.getpid()
+
+
+def ensure_scheduler(home: str, *, node: str) -> Any:
+    """The scheduler's actor handle; makes the actor when there is none. Needs an initialised Ray driver.
+
+    ``node`` is the name of the node that it is bound to, the control plane's.
+    """
+    actor: Any = ray.remote(SchedulerActor).options(
+        name=ACTOR_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=1000,
+        num_cpus=0,
+        resources={node: 0.01},
+    )
+    handle: Any = actor.remote(home)
+    ray.get(handle.begin.remote(), timeout=60)
+    return handle

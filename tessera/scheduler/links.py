@@ -1,0 +1,154 @@
+"""The scheduler's link to one worker: whether it is online, what it runs, and everything that it tells.
+
+A link outlives a leader's term: it keeps its watch stream open, opens it again when it breaks, and hands outcomes on
+until they are acknowledged. Silence is 'offline', never 'failed': what follows the dispatcher decides by leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from tessera.policy import FreeWorker
+from tessera.ports import LiveEvent, WorkerStatus
+from tessera.runs import Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, WorkerPort
+
+log = structlog.get_logger(__name__)
+
+SILENCE_S = 8.0  # four heartbeats: a busy replica was seen to miss two
+RECONNECT_S = (0.2, 0.5, 1.0, 2.0)
+
+
+class WorkerLink:
+    """One worker as the scheduler sees it. ``start`` and ``stop`` it once."""
+
+    def __init__(
+        self,
+        name: str,
+        port: WorkerPort,
+        *,
+        models: Sequence[str],
+        slots: int,
+        on_events: Callable[[Sequence[LiveEvent]], None],
+        on_outcome: Callable[[str, Outcome], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.models = frozenset(models)
+        self.slots = slots
+        self.online = False
+        self.message = "not heard of yet"
+        self.instance = ""
+        self.running: frozenset[RunKey] = frozenset()  # what the worker itself says
+        self.assigned: set[RunKey] = set()  # what this scheduler has given it and not seen end
+        self.heard_at = time.monotonic()  # of the last batch; before the first one, of the link's start
+        self.listed = asyncio.Event()  # set while its list of runs is known and fresh
+        self._port = port
+        self._on_events = on_events
+        self._on_outcome = on_outcome
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._orphans: set[RunKey] = set()  # to be cancelled when it is back
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._watch(), name=f"link-{self.name}")
+
+    async def stop(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the worker was last heard of."""
+        return time.monotonic() - self.heard_at
+
+    def free(self) -> FreeWorker:
+        """The worker for the policy; runs of an earlier leader that it still has take slots too."""
+        busy = len(self.assigned | self.running)
+        return FreeWorker(
+            name=self.name, models=self.models, free=max(0, self.slots - busy) if self.online else 0, slots=self.slots
+        )
+
+    def status(self) -> WorkerStatus:
+        """The worker for people."""
+        return WorkerStatus(
+            name=self.name,
+            online=self.online,
+            models=sorted(self.models),
+            slots=self.slots,
+            running=len(self.assigned | self.running),
+            message=self.message,
+        )
+
+    async def begin(self, specs: Sequence[RunSpec]) -> list[tuple[RunSpec, StartAnswer]]:
+        """Start runs on the worker. Raises WorkerAway: then they may or may not have started."""
+        return list(zip(specs, await self._port.start(specs), strict=True))
+
+    async def cancel(self, keys: Sequence[RunKey]) -> None:
+        """Ask for a cancel; when the worker is away, it is the first thing asked of it when it is back."""
+        try:
+            await self._port.cancel(keys)
+        except WorkerAway:
+            self._orphans.update(keys)
+
+    async def ack(self, keys: Sequence[RunKey]) -> None:
+        """The outcomes are durable; a lost ack is repeated when the worker tells of them again."""
+        try:
+            await self._port.ack(keys)
+        except WorkerAway:
+            log.info("ack_lost", worker=self.name, runs=len(keys))
+
+    def ended(self, key: RunKey) -> None:
+        """The run is over for the scheduler: its slot is free."""
+        self.assigned.discard(key)
+        self.running -= {key}
+
+    async def _watch(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S) as limit:
+                    async for batch in self._port.watch():
+                        limit.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+                        failures = 0
+                        await self._heard(batch.instance, batch.running)
+                        if batch.events:
+                            self._on_events(batch.events)
+                        for outcome in batch.outcomes:
+                            self._on_outcome(self.name, outcome)
+                        if batch.outcomes:
+                            self._on_change()
+                self._lost("its stream ended")
+            except (WorkerAway, TimeoutError) as error:
+                self._lost(str(error) or "silent")
+            delay = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
+            failures += 1
+            await asyncio.sleep(delay)
+
+    async def _heard(self, instance: str, running: Sequence[RunKey]) -> None:
+        self.heard_at = time.monotonic()
+        self.running = frozenset(running)
+        if self._orphans:
+            orphans, self._orphans = self._orphans, set()
+            await self.cancel(sorted(orphans))
+        if not self.online or instance != self.instance:
+            log.info("worker_online", worker=self.name, instance=instance[:8], running=len(running))
+            self.instance = instance
+            self.online = True
+            self.message = ""
+            self.listed.set()
+            self._on_change()
+
+    def _lost(self, why: str) -> None:
+        self.listed.clear()
+        if self.online:
+            log.warning("worker_offline", worker=self.name, why=why)
+            self.online = False
+            self.message = why
+            self._on_change()

@@ -1,0 +1,243 @@
+"""The dispatcher and the worker against a real Postgres, without Ray: what happens to jobs when parts go away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from deployments.noop import NoopEngine
+from deployments.worker import Worker
+from tessera.admission import Admission, Submission
+from tessera.artifacts import FolderStore
+from tessera.catalog import catalog_of
+from tessera.ids import new_id
+from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
+from tests.fakes.workers import LocalWorker
+from tests.integration.conftest import add_user
+
+
+class Platform:
+    """One dispatcher, one worker of 8 slots, one user with room."""
+
+    def __init__(self, dsn: str, connection: asyncpg.Connection, folder: Path, user: UUID) -> None:
+        self.dsn, self.connection, self.user = dsn, connection, user
+        self.store = FolderStore(folder)
+        self.admission = Admission(dsn)
+        self.worker = LocalWorker(self.new_worker())
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def new_worker(self) -> Worker:
+        return Worker(name="w", engine=NoopEngine(slots=8), artifacts=self.store, slots=8, models=["noop"])
+
+    def start_scheduler(self, **options: float) -> asyncio.Task[None]:
+        dispatcher = Dispatcher(
+            dsn=self.dsn,
+            workers=[WorkerSpec(name="w", models=["noop"], slots=8, port=self.worker)],
+            artifacts=self.store,
+            catalog=catalog_of(["noop"]),
+            holder="test",
+            lease_s=options.get("lease_s", 3.0),
+            random_source=lambda: 0.0,
+        )
+        task = asyncio.create_task(dispatcher.run())
+        self.tasks.append(task)
+        return task
+
+    async def submit(self, prompt: str = "go", **values: object) -> UUID:
+        job = Submission(
+            id=new_id(), user_id=self.user, kind="text", model="noop", input={"prompt": prompt}, cost_mt=1000, **values
+        )
+        return (await self.admission.submit(job)).job_id
+
+    async def state(self, job: UUID) -> str:
+        return await self.connection.fetchval("SELECT state FROM jobs WHERE id = $1", job)
+
+    async def until(self, check: Callable[[], object], seconds: float = 20.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not await check():  # type: ignore[misc]
+                await asyncio.sleep(0.03)
+
+    async def final(self, *jobs: UUID, seconds: float = 30.0) -> list[str]:
+        async def ended() -> bool:
+            left = await self.connection.fetchval(
+                "SELECT count(*) FROM jobs WHERE id = ANY($1) AND finished_at IS NULL", list(jobs)
+            )
+            return left == 0
+
+        await self.until(ended, seconds)
+        return [await self.state(job) for job in jobs]
+
+    async def books(self) -> None:
+        """Ledger, projection and the hot row say the same, and each job has one hold and one end."""
+        mismatch = await self.connection.fetch(
+            "SELECT user_id, day FROM (SELECT user_id, day, sum(amount_mt) s FROM token_ledger GROUP BY 1, 2) l"
+            " FULL JOIN (SELECT user_id, day, sum(used_mt) s FROM usage_daily GROUP BY 1, 2) u USING (user_id, day)"
+            " WHERE l.s IS DISTINCT FROM u.s"
+        )
+        assert mismatch == []
+        state = await self.connection.fetchrow(
+            "SELECT used_mt, queued, running FROM user_state WHERE user_id=$1", self.user
+        )
+        used = await self.connection.fetchval("SELECT sum(used_mt) FROM usage_daily WHERE user_id=$1", self.user)
+        assert (state["used_mt"], state["queued"], state["running"]) == (used or 0, 0, 0)
+        ends = await self.connection.fetch(
+            "SELECT j.id FROM jobs j LEFT JOIN token_ledger t ON t.job_id = j.id AND t.entry <> 'grant'"
+            " GROUP BY j.id, j.charged_mt HAVING count(*) <> 2 OR sum(t.amount_mt) IS DISTINCT FROM j.charged_mt"
+        )
+        assert ends == []
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.admission.close()
+        await self.worker.worker.close()
+
+
+@pytest.fixture
+async def platform(database_url: str, connection: asyncpg.Connection, tmp_path: Path) -> AsyncIterator[Platform]:
+    user = await add_user(
+        connection, "pro", daily_mt=10_000_000, max_queued=10_000, max_running=8, submissions_per_min=100_000
+    )
+    made = Platform(database_url, connection, tmp_path / "artifacts", user)
+    yield made
+    await made.close()
+
+
+async def test_a_submitted_job_runs_and_is_charged_once(platform: Platform) -> None:
+    platform.start_scheduler()
+    job = await platform.submit()
+    assert await platform.final(job) == ["completed"]
+    types = await platform.connection.fetch("SELECT type, job_seq FROM job_events WHERE job_id=$1 ORDER BY seq", job)
+    assert [(row["type"], row["job_seq"]) for row in types] == [("queued", 1), ("started", 2), ("completed", 3)]
+    await platform.books()
+
+
+async def test_jobs_queued_while_no_scheduler_runs_are_found_by_the_next_one(platform: Platform) -> None:
+    jobs = [await platform.submit() for _ in range(50)]
+    platform.start_scheduler()
+    assert set(await platform.final(*jobs)) == {"completed"}
+    await platform.books()
+
+
+async def test_a_scheduler_that_dies_amid_runs_loses_none_and_runs_none_twice(platform: Platform) -> None:
+    first = platform.start_scheduler()
+    jobs = [await platform.submit("sleep 0.5") for _ in range(30)]
+
+    async def some_run() -> bool:
+        return bool(await platform.connection.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'"))
+
+    await platform.until(some_run)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    platform.start_scheduler()
+    assert set(await platform.final(*jobs)) == {"completed"}
+    attempts = await platform.connection.fetchval("SELECT max(attempt) FROM jobs")
+    assert attempts == 1  # what ran meanwhile was collected, not run again
+    await platform.books()
+
+
+async def test_jobs_of_a_worker_that_lost_its_process_are_run_again(platform: Platform) -> None:
+    platform.start_scheduler()
+    jobs = [await platform.submit("sleep 3") for _ in range(4)]
+
+    async def all_run() -> bool:
+        return await platform.connection.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'") == 4
+
+    await platform.until(all_run)
+    old = platform.worker.worker
+    platform.worker.replace(platform.new_worker())
+    await old.close()
+    assert set(await platform.final(*jobs)) == {"completed"}
+    assert await platform.connection.fetchval("SELECT min(attempt) FROM jobs") == 2
+    await platform.books()
+
+
+async def test_a_cut_line_to_a_worker_costs_no_second_run(platform: Platform) -> None:
+    platform.start_scheduler()
+    jobs = [await platform.submit("sleep 1") for _ in range(4)]
+
+    async def all_run() -> bool:
+        return await platform.connection.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'") == 4
+
+    await platform.until(all_run)
+    platform.worker.unplug()
+    await asyncio.sleep(1.5)  # the runs end while nobody hears of it
+    platform.worker.plug()
+    assert set(await platform.final(*jobs)) == {"completed"}
+    assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
+    await platform.books()
+
+
+async def test_a_queued_job_is_cancelled_at_once_and_refunded(platform: Platform) -> None:
+    job = await platform.submit()
+    await platform.connection.fetchval("SELECT request_cancel($1, $2)", job, platform.user)
+    assert await platform.state(job) == "cancelled"
+    platform.start_scheduler()
+    other = await platform.submit()
+    assert await platform.final(other) == ["completed"]
+    assert await platform.state(job) == "cancelled"
+    await platform.books()
+
+
+async def test_a_running_job_is_cancelled_and_charged_only_for_what_ran(platform: Platform) -> None:
+    platform.start_scheduler()
+    job = await platform.submit("sleep 10")
+
+    async def runs() -> bool:
+        return await platform.state(job) == "running"
+
+    await platform.until(runs)
+    await asyncio.sleep(0.6)
+    await platform.connection.fetchval("SELECT request_cancel($1, $2)", job, platform.user)
+    assert await platform.final(job, seconds=5) == ["cancelled"]
+    charged = await platform.connection.fetchval("SELECT charged_mt FROM jobs WHERE id = $1", job)
+    assert 0 < charged < 500
+    await platform.books()
+
+
+async def test_a_job_that_fails_for_good_is_refunded_and_says_why(platform: Platform) -> None:
+    platform.start_scheduler()
+    job = await platform.submit("fail invalid")
+    assert await platform.final(job) == ["failed"]
+    row = await platform.connection.fetchrow("SELECT error, charged_mt, attempt FROM jobs WHERE id = $1", job)
+    assert (row["error"]["code"], row["charged_mt"], row["attempt"]) == ("invalid_input", 0, 1)
+    await platform.books()
+
+
+async def test_a_deadline_that_passes_in_the_queue_expires_the_job_and_refunds_it(platform: Platform) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    platform.worker.unplug()
+    platform.start_scheduler()
+    job = await platform.submit(deadline=datetime.now(UTC) + timedelta(seconds=0.5))
+    assert await platform.final(job, seconds=10) == ["expired"]
+    await platform.books()
+
+
+async def test_a_job_for_later_is_created_and_runs_when_it_is_due(platform: Platform) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    platform.start_scheduler()
+    job = await platform.submit(not_before=datetime.now(UTC) + timedelta(seconds=1))
+    assert await platform.state(job) == "created"
+    assert await platform.final(job, seconds=10) == ["completed"]
+    await platform.books()
+
+
+async def test_a_lost_connection_to_postgres_ends_the_term_and_nothing_else(platform: Platform) -> None:
+    platform.start_scheduler()
+    jobs = [await platform.submit("sleep 0.3") for _ in range(20)]
+    await platform.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    jobs += [await platform.submit() for _ in range(5)]
+    assert set(await platform.final(*jobs)) == {"completed"}
+    assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
+    await platform.books()
