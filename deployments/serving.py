@@ -15,7 +15,7 @@ from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerReport
 
 
 class ServedWorker:
-    """``config`` is the worker's entry in cluster.toml; ``beside_store`` whether it runs on the artifact store's node."""
+    """``config``: the worker's entry in cluster.toml; ``beside_store``: whether the artifact store is on its node."""
 
     async def __init__(self, config: Mapping[str, Any], beside_store: bool) -> None:
         worker = WorkerConfig.model_validate(config)

@@ -1,0 +1,59 @@
+"""The HTTP ingress: the FastAPI app of ``tessera.api`` as a Serve deployment, with its collaborators built once.
+
+Serve's HAProxy listens and balances; a replica answers on its own event loop, so nothing here may block it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from deployments.scheduler_handle import ActorScheduler
+from tessera.admission import Admission
+from tessera.api.app import create_app
+from tessera.api.feed import Feed
+from tessera.api.services import Services
+from tessera.artifacts import open_store
+from tessera.catalog import catalog_of
+from tessera.config import Settings
+from tessera.logs import configure_logs
+from tessera.store.database import Database
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+POOL = 8  # connections of a replica for reads; admission and the feed hold three more
+
+
+@serve.ingress()  # type: ignore[untyped-decorator]
+class Ingress:
+    """One replica. The app is built when the replica is, from what ``tessera up`` has written down."""
+
+    async def __init__(self) -> None:
+        configure_logs("ingress")
+        settings = Settings.from_environment()
+        scheduler = ActorScheduler()
+        self._services = Services(
+            settings=settings,
+            catalog=catalog_of(m for worker in settings.cluster.enabled_workers() for m in worker.models),
+            db=Database.open(settings.database_url, pool_size=POOL, name="tessera-ingress"),
+            admission=Admission(settings.database_url),
+            artifacts=open_store(settings.artifacts_url),
+            scheduler=scheduler,
+            feed=Feed(settings.database_url, scheduler),
+        )
+        self._services.feed.start()
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._services)
+
+    async def check_health(self) -> None:
+        """Serve asks this: a replica whose loop is blocked for long is replaced. Postgres is not its business."""
+
+    async def __del__(self) -> None:
+        services: Any = getattr(self, "_services", None)
+        if services is not None:
+            await services.feed.close()
+            await services.admission.close()
+            await services.db.close()
