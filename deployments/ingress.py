@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
+from tessera.api.app import create_app
 
 from deployments.scheduler_handle import ActorScheduler
 from tessera.admission import Admission
-from tessera.api.app import create_app
 from tessera.api.feed import Feed
 from tessera.api.services import Services
 from tessera.artifacts import open_store
