@@ -39,7 +39,9 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def models(
-    kind: Annotated[KindChoice | None, typer.Option("--kind", help="Only these.")] = None,
+    kind: Annotated[
+        KindChoice | None, typer.Option("--kind", metavar="KIND", help=f"Only these: {', '.join(KindChoice)}.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """List the models, their prices and whether they are up. Needs no key."""

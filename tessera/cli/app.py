@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     screen = Screen(json=_asks_for_json(argv))
     debug = os.environ.get("TESSERA_DEBUG", "") not in {"", "0"}
     _prepare_streams()
+    if arguments is None:
+        # So that a terminated command gives the cursor back and removes its unfinished files.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         result: Any = get_command(app)(args=argv, prog_name="tessera", standalone_mode=False)
         sys.stdout.flush()
@@ -113,6 +116,3 @@ def _prepare_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a terminal without UTF-8 shows '?', never an error
-    if hasattr(signal, "SIGTERM") and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # So that a terminated command gives the cursor back and removes its unfinished files.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -82,8 +82,12 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def jobs(
-    state: Annotated[StateChoice | None, typer.Option("--state", help="Only these.")] = None,
-    kind: Annotated[KindChoice | None, typer.Option("--kind", help="Only these.")] = None,
+    state: Annotated[
+        StateChoice | None, typer.Option("--state", metavar="STATE", help=f"Only these: {', '.join(StateChoice)}.")
+    ] = None,
+    kind: Annotated[
+        KindChoice | None, typer.Option("--kind", metavar="KIND", help=f"Only these: {', '.join(KindChoice)}.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=10_000, help="How many at most.")] = 20,
     cursor: Annotated[
         str | None,

@@ -127,7 +127,7 @@ def span(seconds: float) -> str:
     if whole < 2 * 86400:
         hours, rest = divmod(whole // 60, 60)
         return f"{hours} h {rest} min" if rest and hours < 10 else f"{hours} h"
-    return f"{whole // 86400} days"
+    return f"{round(whole / 86400)} days"
 
 
 def span_range(low_s: float, high_s: float) -> str:
