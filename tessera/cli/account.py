@@ -304,7 +304,8 @@ def _show_secret(made: ApiKey | User, screen: Screen, remark: str) -> None:
     screen.say(Text.assemble(("✓ ", "bold green"), f"{made.id} {clean(made.name)}"))
     sys.stdout.write(f"{made.api_key}\n")
     sys.stdout.flush()
-    screen.say(f"[dim]The key is shown this once: keep it now.[/dim] {clean(remark)}")
+    screen.say(Text("The key is shown this once: keep it now.", style="dim"))
+    screen.say(Text(clean(remark), style="dim"))
 
 
 def _show_quota(today: Quota, screen: Screen) -> None:

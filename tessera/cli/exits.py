@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from tessera.cli.screen import Screen, clean, span, tokens
+from tessera.cli.screen import Screen, clean, span, stderr_is_terminal, tokens
 
 if TYPE_CHECKING:
     from tessera.client import ApiError
@@ -91,7 +91,7 @@ def tell(error: Exception, screen: Screen, *, debug: bool) -> ExitCode:
         screen.print_json({"error": document})
     else:
         for line in lines:
-            screen.err.print(line)
+            screen.err.print(line, soft_wrap=not stderr_is_terminal())
     return exit_code
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from tessera.cli.exits import CliError, ExitCode
+from tessera.cli.exits import CliError, ExitCode, tell
 from tessera.cli.output import Target, check_target, default_stem, paths_for, render_text, reserve
 from tessera.cli.progress import JobProgress, View, advance, make_view, submitted
 from tessera.cli.screen import Screen, clean, stdin_is_terminal, stdout_is_terminal
@@ -298,5 +298,7 @@ def _interrupted(job: Job | None, screen: Screen) -> ExitCode:
             return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
         sys.stderr.write("\n")
+    except ClientError as error:
+        tell(error, screen, debug=False)
     screen.err.print(Text(f"The job goes on. Take it up: {resume}"))
     return ExitCode.INTERRUPTED

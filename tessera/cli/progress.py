@@ -71,6 +71,7 @@ def advance(progress: JobProgress, event: Event, now: float) -> JobProgress:
                 eta=None,
                 fraction=None,
                 characters=0,
+                preview=None,
                 running_since=None,
                 note=f"again: {one_line(data['reason'])}",
             )
