@@ -217,6 +217,8 @@ def _state(found: Job) -> Text:
             text.append(f" #{found.position}")
         if found.eta is not None:
             text.append(f" {span_range(found.eta.low_s, found.eta.high_s)}", style="dim")
+    elif found.cancel_requested_at is not None and not found.is_final:
+        text.append(" being cancelled", style="dim")
     elif found.error is not None and found.state == "failed":
         text.append(f" {clean(found.error.code)}", style="dim")
     return text

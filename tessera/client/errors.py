@@ -92,9 +92,9 @@ def api_error(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     problem: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
     title = problem.get("title")
     message = problem.get("detail") or title or f"The server answered {status} without saying why."
-    retry_after = seconds(headers.get("Retry-After"))
+    retry_after = seconds(problem.get("retry_after_s"))  # exact, where the header has whole seconds
     if retry_after is None:
-        retry_after = seconds(problem.get("retry_after_s"))
+        retry_after = seconds(headers.get("Retry-After"))
     return ApiError(
         status=status,
         code=str(problem.get("code") or f"http_{status}"),

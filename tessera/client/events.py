@@ -151,6 +151,7 @@ class EventStream:
         self._give_up_s = give_up_s
         self._failures = 0
         self._waited_s = 0.0
+        self._nothing_more = False
 
     async def events(self) -> AsyncGenerator[Event]:
         over = False  # the job was final before this connection was opened
@@ -172,7 +173,7 @@ class EventStream:
                 # The server ended the stream by itself: because it stops, or because the final event is the one that
                 # we said to have. The second is certain only after it happened a few times.
                 empty = empty + 1 if over and not durable else 0
-                if empty >= CERTAIN_AFTER:
+                if self._nothing_more or empty >= CERTAIN_AFTER:
                     return
                 over = (await self._get_job()).is_final
                 failure: ClientError = ConnectionFailed(self._transport.url, "the server ended the stream")
@@ -209,7 +210,8 @@ class EventStream:
         if self._last is not None:
             headers["Last-Event-ID"] = str(self._last)
         async with self._transport.open("GET", self._path, headers=headers, read_timeout_s=self._silence_s) as response:
-            if response.status == 204:  # "nothing more will come", in the words of the specification
+            if response.status == 204:  # the specification's way to say that nothing more will come
+                self._nothing_more = True
                 return
             if response.content_type != "text/event-stream":
                 raise BadAnswer(f"{self._transport.url} answered with {response.content_type}, not with events.")

@@ -74,6 +74,7 @@ class Job(Answer):
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
     attempt: int = 0
     input: dict[str, Any] = Field(default_factory=dict)
     output: dict[str, Any] | None = None

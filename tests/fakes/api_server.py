@@ -276,6 +276,8 @@ class FakeApi:
         self.streams += 1
         connection = self.streams - 1
         cut, end = _nth(self.knobs.cut_stream_after, connection), _nth(self.knobs.end_stream_after, connection)
+        if job.state in FINAL and int(request.headers.get("Last-Event-ID", 0)) >= (job.log[-1]["id"] or 0) > 0:
+            return web.Response(status=204)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         if self.knobs.silent and connection == 0:

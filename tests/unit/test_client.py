@@ -225,6 +225,7 @@ async def test_a_stream_after_the_final_event_ends_instead_of_waiting() -> None:
     async with FakeApi() as api, client_of(api) as client:
         job = await client.run("image", {"prompt": "a cat"})
         assert await durable_ids(client, job.id, last_event_id=4) == []
+        assert api.streams == 2
 
 
 async def test_a_busy_server_does_not_end_the_events() -> None:
