@@ -29,6 +29,7 @@ class Model:
     hidden: bool = False  # usable, but not listed nor a default
     flat_mt: int | None = None  # a fixed price instead of the kind's formula
     examples: tuple[Mapping[str, Any], ...] = field(default=())
+    voices: tuple[str, ...] = ()  # of a speech model: names to choose from; languages by their tag work too
 
 
 PREVIEW_MODELS: tuple[Model, ...] = (
@@ -85,6 +86,10 @@ PREVIEW_MODELS: tuple[Model, ...] = (
         aliases=("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
         preview=True,
         examples=({"text": "Good morning. The kettle is on.", "voice": "en-gb"},),
+        voices=(
+            *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse"),
+            *("en", "en-gb", "en-us", "de", "es", "fr", "it", "nl", "pl", "pt", "ru", "sv", "tr", "uk", "zh"),
+        ),
     ),
     Model(
         id="preview-music",
