@@ -157,10 +157,15 @@ UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
 SELECT NOT pg_is_in_recovery() AS writable
 
 -- name: jobs_by_state
--- Jobs that wait or run, and those that ended in the last hour.
-SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs
-FROM jobs j WHERE j.finished_at IS NULL OR j.finished_at > now() - interval '1 hour'
-GROUP BY j.state, j.kind, j.tier
+-- Jobs that wait or run, and those that ended in the last hour; each part has its partial index.
+SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j WHERE j.state = 'created' GROUP BY j.state, j.kind, j.tier
+UNION ALL
+SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j WHERE j.state = 'queued' GROUP BY j.state, j.kind, j.tier
+UNION ALL
+SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j WHERE j.state = 'running' GROUP BY j.state, j.kind, j.tier
+UNION ALL
+SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j
+WHERE j.finished_at > now() - interval '1 hour' GROUP BY j.state, j.kind, j.tier
 
 -- name: oldest_queued
 -- How long the oldest queued job of each tier waits.
@@ -171,6 +176,7 @@ FROM jobs j WHERE j.state = 'queued' GROUP BY j.tier
 -- Running jobs whose lease has run out.
 SELECT count(*)::integer AS overdue FROM jobs j WHERE j.state = 'running' AND j.lease_expires_at < now()
 
--- name: ledger_today
--- Today's ledger by entry.
-SELECT l.entry, sum(l.amount_mt)::bigint AS amount_mt FROM token_ledger l WHERE l.day = utc_day(now()) GROUP BY l.entry
+-- name: usage_today
+-- What all users together used today, by kind: the sums of the day's ledger.
+SELECT u.kind, sum(u.used_mt)::bigint AS used_mt, sum(u.jobs)::bigint AS jobs
+FROM usage_daily u WHERE u.day = utc_day(now()) GROUP BY u.kind

@@ -1,0 +1,211 @@
+"""Who asks, and whether they may: API keys ``tsr_<id>_<secret>``, of whose secret only the SHA-256 is stored.
+
+A key is looked up again after CACHE_S, so that a revocation, a ban or a change of plan works within that time.
+A secret, right or wrong, never reaches a log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import structlog
+from fastapi import Depends, Request
+
+from tessera.api.context import RateState, context_of
+from tessera.api.limits import RequestLimiter
+from tessera.errors import Forbidden, RateLimited, TesseraError, Unauthorized
+from tessera.jobs import Tier
+from tessera.plans import Limits
+from tessera.store.database import Database, Row
+
+log = structlog.get_logger(__name__)
+
+CACHE_S = 2.0
+MAX_CACHED = 10_000
+TOUCH_EVERY = timedelta(minutes=1)
+
+_KEY = re.compile(r"tsr_([A-Za-z0-9]{1,64})_([A-Za-z0-9_-]{16,256})")
+_LIMITS = tuple(field.name for field in fields(Limits))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """A user, through one API key. ``daily_cap_mt`` and ``expires_at`` are the key's own."""
+
+    key_id: str
+    user_id: UUID
+    name: str
+    scopes: frozenset[str]
+    is_admin: bool
+    plan: str
+    tier: Tier
+    limits: Limits
+    daily_cap_mt: int | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    until: float
+    secret_sha256: bytes
+    found: Caller | TesseraError  # what a right secret gets
+
+
+class Authenticator:
+    """Reads the key of a request. One per application."""
+
+    def __init__(self, db: Database, limiter: RequestLimiter, clock: Callable[[], datetime]) -> None:
+        self._db = db
+        self._limiter = limiter
+        self._clock = clock
+        self._cache: dict[str, _Cached | None] = {}
+        self._looking: dict[str, asyncio.Task[_Cached]] = {}
+        self._touching: set[asyncio.Task[None]] = set()
+
+    async def authenticate(self, request: Request) -> Caller:
+        """The caller. Raises Unauthorized, Forbidden for a banned user, or Unavailable."""
+        key_id, secret = self._read(request)
+        cached = self._cache.get(key_id)
+        if cached is None or cached.until < time.monotonic():
+            cached = await self._look_up(key_id)
+        if not hmac.compare_digest(hashlib.sha256(secret).digest(), cached.secret_sha256):
+            raise Unauthorized("This API key is not known. Check it, or make another with 'tessera keys create'.")
+        if isinstance(cached.found, TesseraError):
+            raise type(cached.found)(cached.found.message)
+        if cached.found.expires_at is not None and cached.found.expires_at <= self._clock():
+            raise Unauthorized("This API key has expired. Make another with 'tessera keys create'.")
+        context_of(request).key_id = key_id
+        return cached.found
+
+    async def authorize(self, request: Request, *scopes: str, counted: bool = True) -> Caller:
+        """The caller, if the key has one of the scopes. Counts the request, unless it is a submission.
+
+        Raises what ``authenticate`` raises, Forbidden, or RateLimited.
+        """
+        caller = await self.authenticate(request)
+        if counted:
+            context = context_of(request)
+            try:
+                context.rate = self._limiter.take(caller.user_id, caller.limits.requests_per_min)
+            except RateLimited:
+                context.rate = RateState(policy="requests", limit=caller.limits.requests_per_min, remaining=0)
+                raise
+        if caller.scopes.isdisjoint(scopes) or ("admin" in scopes and not caller.is_admin):
+            wanted = " or ".join(f"'{scope}'" for scope in scopes)
+            raise Forbidden(f"This API key lacks the scope {wanted}. Nothing was done; use a key that has it.")
+        if "tessera-on-behalf-of" in request.headers:
+            raise Forbidden("This API key may not act on behalf of others. Nothing was done.")
+        return caller
+
+    def _read(self, request: Request) -> tuple[str, bytes]:
+        given = request.headers.get("x-api-key")
+        if given is None:
+            scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not rest.strip():
+                raise Unauthorized
+            given = rest
+        match = _KEY.fullmatch(given.strip())
+        if match is None:
+            raise Unauthorized("This is not an API key of Tessera: one looks like tsr_…_…; check that it is whole.")
+        return match[1], match[2].encode()
+
+    async def _look_up(self, key_id: str) -> _Cached:
+        """Ask Postgres, once for all requests that wait for the same key."""
+        task = self._looking.get(key_id)
+        if task is None:
+            task = asyncio.create_task(self._fetch(key_id))
+            self._looking[key_id] = task
+            task.add_done_callback(lambda _: self._looking.pop(key_id, None))
+        return await asyncio.shield(task)
+
+    async def _fetch(self, key_id: str) -> _Cached:
+        row = await self._db.row("key_for_auth", id=key_id)
+        cached = _Cached(time.monotonic() + CACHE_S, *_judge(row))
+        if row is not None:  # guessed ids are not worth memory
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[key_id] = cached
+            if isinstance(cached.found, Caller):
+                self._touch(key_id, row["last_used_at"])
+        return cached
+
+    def _touch(self, key_id: str, last_used_at: datetime | None) -> None:
+        """Note the use of a key, at most once a minute, without making anybody wait."""
+        if last_used_at is not None and self._clock() - last_used_at < TOUCH_EVERY:
+            return
+
+        async def touch() -> None:
+            try:
+                await self._db.execute("touch_key", id=key_id)
+            except TesseraError as error:
+                log.info("key_not_touched", code=error.code)
+
+        task = asyncio.create_task(touch())
+        self._touching.add(task)
+        task.add_done_callback(self._touching.discard)
+
+    def forget(self, key_id: str) -> None:
+        """Drop what is remembered of a key that this replica has changed."""
+        self._cache.pop(key_id, None)
+
+
+def limits_of(row: Mapping[str, Any]) -> Limits:
+    """The limits in a row of plans or user_limits, whose columns have the same names."""
+    return Limits(**{name: row[name] for name in _LIMITS})
+
+
+def _judge(row: Row | None) -> tuple[bytes, Caller | TesseraError]:
+    if row is None:
+        return b"", Unauthorized()
+    digest = bytes(row["secret_sha256"])
+    if row["revoked_at"] is not None:
+        return digest, Unauthorized("This API key was revoked. Make another with 'tessera keys create'.")
+    if row["deleted_at"] is not None:
+        return digest, Unauthorized("The user of this API key no longer exists.")
+    if row["banned_at"] is not None:
+        reason = f" ({row['ban_reason']})" if row["ban_reason"] else ""
+        return digest, Forbidden(f"This account is closed{reason}. Write to the operator if that is a mistake.")
+    return digest, Caller(
+        key_id=row["id"],
+        user_id=row["user_id"],
+        name=row["name"],
+        scopes=frozenset(row["scopes"]),
+        is_admin=row["is_admin"],
+        plan=row["plan_id"],
+        tier=Tier(row["tier"]),
+        limits=limits_of(row),
+        daily_cap_mt=row["daily_cap_mt"],
+        expires_at=row["expires_at"],
+    )
+
+
+async def _reader(request: Request) -> Caller:
+    return await _authenticator(request).authorize(request, "read", "jobs", "admin")
+
+
+async def _user(request: Request) -> Caller:
+    return await _authenticator(request).authorize(request, "jobs")
+
+
+async def _operator(request: Request) -> Caller:
+    return await _authenticator(request).authorize(request, "admin")
+
+
+def _authenticator(request: Request) -> Authenticator:
+    found = request.app.state.api.authenticator
+    assert isinstance(found, Authenticator)
+    return found
+
+
+Reader = Annotated[Caller, Depends(_reader)]  # may look at the user's things
+User = Annotated[Caller, Depends(_user)]  # may change them
+Operator = Annotated[Caller, Depends(_operator)]  # may change everybody's

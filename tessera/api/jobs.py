@@ -1,0 +1,240 @@
+"""Jobs: submit, look, cancel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tessera.admission import Admitted, Submission
+from tessera.api import schemas
+from tessera.api.answers import admitted_answer, answer, artifact_answer, job_answer, job_urls, page
+from tessera.api.auth import Caller, Reader, User
+from tessera.api.context import RateState, context_of
+from tessera.api.feed import places_of
+from tessera.api.services import Services
+from tessera.api.state import Api, api_of
+from tessera.api.streams import wait_for_end
+from tessera.api.submissions import prepare, read_idempotency_key, read_submission, refuse
+from tessera.errors import NotFound, QuotaExhausted, TesseraError
+from tessera.ids import Prefix, parse, show
+from tessera.jobs import FINAL, JobState, Kind
+from tessera.plans import tokens
+from tessera.ports import Place
+from tessera.store.database import Row
+
+router = APIRouter(tags=["jobs"])
+
+MAX_WAIT_S = 60
+PLACES_TIMEOUT_S = 0.5
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    response_model=None,
+    summary="Submit a job",
+    responses={
+        200: {"model": schemas.Job, "description": "It ended within `Prefer: wait=N`."},
+        202: {"model": schemas.Job, "description": "Accepted: durable, and its tokens held."},
+        **schemas.problems(400, 401, 402, 403, 413, 422, 429, 503),
+    },
+    openapi_extra={
+        "requestBody": schemas.SUBMISSION_BODY,
+        "parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER],
+    },
+)
+async def submit(request: Request) -> Response:
+    """Hold the price, queue the job and answer at once; follow it at `urls.events`.
+
+    With an `Idempotency-Key` the same request may be sent again for 24 hours: it answers with the same job and
+    `Idempotency-Replayed: true`. `Prefer: wait=N` (at most 60) answers 200 with the ended job if it ends in time.
+    """
+    api = api_of(request)
+    services = api.services
+    caller = await api.authenticator.authorize(request, "jobs", counted=False)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    wanted = read_submission(await request.body(), services.clock())
+    context = context_of(request)
+    submission = await prepare(services, caller, wanted, idempotency_key=key, request_id=context.request_id)
+    if caller.daily_cap_mt is not None:
+        await _check_cap(services, caller, caller.daily_cap_mt, submission.cost_mt)
+    wait_s = _wait_s(request)
+    if wait_s:
+        return await _submit_and_wait(api, request, caller, submission, wait_s)
+    return await _answer_admitted(api, request, caller, submission, await _admit(api, request, submission))
+
+
+async def _admit(api: Api, request: Request, submission: Submission) -> Admitted:
+    try:
+        admitted = await api.services.admission.submit(submission)
+    except TesseraError as error:
+        api.metrics.admissions.labels(error.code).inc()
+        raise
+    api.metrics.admissions.labels("replayed" if admitted.replayed else "admitted").inc()
+    context_of(request).rate = RateState(
+        policy="submissions", limit=admitted.rate_limit, remaining=admitted.rate_remaining
+    )
+    return admitted
+
+
+async def _answer_admitted(
+    api: Api, request: Request, caller: Caller, submission: Submission, admitted: Admitted
+) -> Response:
+    job_id = show(Prefix.JOB, admitted.job_id)
+    headers = {"Location": job_urls(job_id)["self"]}
+    if admitted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+        row = await _row(api.services, caller, job_id)
+        return answer(job_answer(row), 202, headers)
+    return answer(admitted_answer(submission, admitted), 202, headers)
+
+
+async def _submit_and_wait(api: Api, request: Request, caller: Caller, submission: Submission, wait_s: int) -> Response:
+    """Subscribe first, then submit: no end can be missed."""
+    async with api.services.feed.subscribe(submission.id) as subscription:
+        admitted = await _admit(api, request, submission)
+        headers = {"Preference-Applied": f"wait={wait_s}"}
+        job_id = show(Prefix.JOB, admitted.job_id)
+        if admitted.replayed:
+            headers["Idempotency-Replayed"] = "true"
+            async with api.services.feed.subscribe(admitted.job_id) as other:
+                row = await _row(api.services, caller, job_id)
+                if row["state"] not in FINAL:
+                    await wait_for_end(other, wait_s)
+        else:
+            await wait_for_end(subscription, wait_s)
+    row = await _row(api.services, caller, job_id)
+    status = 200 if row["state"] in FINAL else 202
+    return answer(job_answer(row), status, {**headers, "Location": job_urls(job_id)["self"]})
+
+
+async def _check_cap(services: Services, caller: Caller, cap_mt: int, cost_mt: int) -> None:
+    row = await services.db.row("key_used_today", user_id=caller.user_id, key_id=caller.key_id)
+    used_mt = row["used_mt"] if row else 0
+    if used_mt + cost_mt > cap_mt:
+        raise QuotaExhausted(
+            f"This job costs {tokens(cost_mt)} tokens and this API key has {tokens(max(0, cap_mt - used_mt))} of its"
+            f" daily {tokens(cap_mt)} left. Nothing was charged; use another key, or wait until midnight UTC.",
+            cost_tokens=tokens(cost_mt),
+            remaining_tokens=tokens(max(0, cap_mt - used_mt)),
+            daily_tokens=tokens(cap_mt),
+        )
+
+
+def _wait_s(request: Request) -> int:
+    """Seconds of ``Prefer: wait=N``, 0 without. https://www.rfc-editor.org/rfc/rfc7240#section-4.3"""
+    match = _WAIT.search(request.headers.get("prefer", ""))
+    return min(MAX_WAIT_S, int(match[1])) if match else 0
+
+
+@router.get(
+    "/v1/jobs",
+    response_model=None,
+    summary="List jobs, the newest first",
+    responses={200: {"model": schemas.JobPage}, **schemas.problems(401, 422, 429, 503)},
+)
+async def list_jobs(
+    request: Request,
+    caller: Reader,
+    kind: Kind | None = None,
+    state: JobState | None = None,
+    model: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """The user's jobs. `next_cursor` is null on the last page."""
+    services = api_of(request).services
+    named = services.catalog.by_id(model) if model else None
+    rows = await services.db.rows(
+        "list_jobs",
+        user_id=caller.user_id,
+        before=read_cursor(Prefix.JOB, cursor),
+        kind=kind.value if kind else None,
+        state=state.value if state else None,
+        model=(named.id if named else model.replace("\x00", "")) if model else None,
+        limit=limit + 1,
+    )
+    shown, rest = rows[:limit], rows[limit:]
+    queued = [row["id"] for row in shown if row["state"] == JobState.QUEUED]
+    places = await places_of(services.scheduler, queued, timeout_s=PLACES_TIMEOUT_S) if queued else {}
+    data = [job_answer(row, places.get(row["id"])) for row in shown]
+    return page(data, data[-1]["id"] if rest else None)
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    response_model=None,
+    summary="A job as it is now",
+    responses={200: {"model": schemas.Job}, **schemas.problems(401, 404, 429, 503)},
+)
+async def get_job(request: Request, job_id: str, caller: Reader) -> Response:
+    """State, artifacts, output and error; while it is queued also its position and ETA."""
+    services = api_of(request).services
+    row = await _row(services, caller, job_id)
+    return answer(await _with_place(services, row))
+
+
+@router.post(
+    "/v1/jobs/{job_id}/cancel",
+    response_model=None,
+    summary="Cancel a job",
+    responses={
+        200: {"model": schemas.Job, "description": "It has ended: cancelled, or before the wish came."},
+        202: {"model": schemas.Job, "description": "It runs and is being stopped; its events tell when it is over."},
+        **schemas.problems(401, 404, 429, 503),
+    },
+)
+async def cancel(request: Request, job_id: str, caller: User) -> Response:
+    """A waiting job is cancelled and refunded at once, a running one within seconds. Safe to repeat."""
+    services = api_of(request).services
+    found = await services.db.row("cancel_job", id=parse(Prefix.JOB, job_id), user_id=caller.user_id)
+    if found is None or found["state"] is None:
+        raise _no_job(job_id)
+    row = await _row(services, caller, job_id)
+    return answer(job_answer(row), 200 if row["state"] in FINAL else 202)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/artifacts",
+    response_model=None,
+    summary="The files that a job has made",
+    responses={200: {"model": schemas.ArtifactPage}, **schemas.problems(401, 404, 429, 503)},
+)
+async def job_artifacts(request: Request, job_id: str, caller: Reader) -> Response:
+    """The same as `artifacts` in the job."""
+    row = await _row(api_of(request).services, caller, job_id)
+    return page([artifact_answer(artifact) for artifact in row["artifacts"]])
+
+
+async def _row(services: Services, caller: Caller, job_id: str) -> Row:
+    """The user's job. Raises NotFound, also for somebody else's."""
+    row = await services.db.row("get_job", id=parse(Prefix.JOB, job_id), user_id=caller.user_id)
+    if row is None:
+        raise _no_job(job_id)
+    return row
+
+
+async def _with_place(services: Services, row: Row) -> dict[str, Any]:
+    places: Mapping[UUID, Place] = {}
+    if row["state"] == JobState.QUEUED:
+        places = await places_of(services.scheduler, [row["id"]], timeout_s=PLACES_TIMEOUT_S)
+    return job_answer(row, places.get(row["id"]))
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id[:64]!r} of yours. GET /v1/jobs lists those that there are.")
+
+
+def read_cursor(prefix: Prefix, cursor: str | None) -> Any:
+    """The id in a cursor, or None. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    try:
+        return parse(prefix, cursor)
+    except NotFound:
+        raise refuse("cursor", "is not one of ours: take 'next_cursor' of the page before") from None

@@ -1,0 +1,154 @@
+"""Around every request: its id, the size of its body, HEAD, unexpected errors, metrics, the access log.
+
+Pure ASGI, so that streams pass through untouched. The log never holds a query, a header or a body: no key, no prompt.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tessera.api.context import SCOPE_KEY, RequestContext
+from tessera.api.metrics import Metrics
+from tessera.api.problems import problem_response
+from tessera.errors import PayloadTooLarge, TesseraError
+from tessera.ids import Prefix, new_id, show
+
+log = structlog.get_logger(__name__)
+
+MAX_JSON_BYTES = 2 << 20
+MAX_UPLOAD_BYTES = 100 << 20
+MULTIPART_BYTES = 64 << 10  # for what multipart adds around the file
+UPLOADS_PATH = "/v1/uploads"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class GatewayMiddleware:
+    """The outermost layer: whatever happens inside, the caller gets an answer with an X-Request-Id."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        context = RequestContext(request_id=_request_id(headers), head=scope["method"] == "HEAD")
+        # A copy: the server goes by its own scope when it leaves out the body of an answer to HEAD.
+        scope = {**scope, SCOPE_KEY: context, "method": "GET" if context.head else scope["method"]}
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+            await self._answer(scope, receive, send, context, headers)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, context: RequestContext, headers: dict[bytes, bytes]
+    ) -> None:
+        started_at = time.perf_counter()
+        answer = _Answer(send, context)
+        limit = MAX_UPLOAD_BYTES + MULTIPART_BYTES if scope["path"] == UPLOADS_PATH else MAX_JSON_BYTES
+        status: int | None = None
+        try:
+            declared = headers.get(b"content-length", b"0")
+            if not declared.isdigit() or int(declared) > limit:
+                raise _too_large(limit)
+            await self._app(scope, _Limited(receive, limit), answer)
+        except PayloadTooLarge as error:
+            if not answer.started:
+                # The rest of the body is not read, so the connection cannot be used again.
+                response = problem_response(error, context.request_id, {"Connection": "close"})
+                await response(scope, receive, answer)
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:  # a bug must not become a broken connection
+            log.exception("request_crashed", method=scope["method"], route=_route(scope))
+            if not answer.started:
+                await problem_response(TesseraError(), context.request_id)(scope, receive, answer)
+            else:
+                raise ConnectionAbortedError("the answer cannot be completed") from error
+        finally:
+            seconds = time.perf_counter() - started_at
+            code = status or answer.status or 499
+            route = _route(scope)
+            method = "HEAD" if context.head else scope["method"]
+            self._metrics.requests.labels(route, method if method in _METHODS else "other", str(code)).inc()
+            self._metrics.latency.labels(route).observe(seconds)
+            if scope["path"] not in _QUIET:
+                log.info(
+                    "request",
+                    method=method,
+                    route=route,
+                    status=code,
+                    ms=round(seconds * 1000, 1),
+                    key=context.key_id,
+                )
+
+
+class _Limited:
+    """The body, counted: what exceeds the limit is not read, declared or chunked."""
+
+    __slots__ = ("_limit", "_receive", "_seen")
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            if self._seen > self._limit:
+                raise _too_large(self._limit)
+        return message
+
+
+class _Answer:
+    """Sends on, adding our headers; swallows the body of an answer to HEAD."""
+
+    __slots__ = ("_context", "_send", "started", "status")
+
+    def __init__(self, send: Send, context: RequestContext) -> None:
+        self._send = send
+        self._context = context
+        self.started = False
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._context.request_id.encode())]
+            if self._context.rate is not None:
+                headers += self._context.rate.headers()
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body" and self._context.head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else show(Prefix.REQUEST, new_id())
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, never the path itself: ids would make a label for every job."""
+    route: Any = scope.get("route")
+    return getattr(route, "path", None) or "unmatched"
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body is larger than the {limit >> 20} MiB that this route takes. Nothing was stored or charged; send less"
+        " at once, or a file by POST /v1/uploads.",
+        limit_bytes=limit,
+    )

@@ -1,0 +1,35 @@
+"""What the API is made of. The entry point builds these once, starts and closes them; no route makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tessera.admission import Admission
+from tessera.api.feed import Feed
+from tessera.artifacts import ArtifactStore
+from tessera.catalog import Catalog
+from tessera.config import Settings
+from tessera.ports import SchedulerPort
+from tessera.store.database import Database
+
+
+def utc_now() -> datetime:
+    """The present, with its time zone."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The collaborators of one ingress replica."""
+
+    settings: Settings
+    catalog: Catalog
+    db: Database
+    admission: Admission
+    artifacts: ArtifactStore
+    scheduler: SchedulerPort
+    feed: Feed
+    clock: Callable[[], datetime] = utc_now
+    heartbeat_s: float = 15.0  # proxies close a silent stream after 30 s or more
