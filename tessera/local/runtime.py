@@ -1,8 +1,8 @@
 """The folders of one installation, and the lock that lets only one ``up`` or ``down`` work on them at a time.
 
-``TESSERA_HOME`` keeps what must survive (data, artifacts, secrets, logs, records). Unix sockets cannot have a path
-longer than 107 bytes, and Ray adds some 70 to the folder it is given, so sockets live in a short private folder under
-/tmp whose name is derived from the home.
+``TESSERA_HOME`` keeps what must survive (data, artifacts, secrets, logs, records). A Unix socket's path is limited to
+107 bytes, HAProxy's to 97, and Serve adds 70 to the folder it is given; so sockets live in a short folder under /tmp
+whose name is derived from the home.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prepare_home(home: Path) -> None:
 
 
 def short_dir(home: Path) -> Path:
-    """The short folder of this home for sockets, ``/tmp/tessera-<uid>-<hash>``; made and verified at each call.
+    """The short folder of this home for sockets, ``/tmp/tessera-<id>``; made and verified at each call.
 
     Raises ``RuntimeFolderError`` when somebody else owns that name: in /tmp anybody could have made it first.
     """
@@ -63,12 +63,12 @@ def short_dir(home: Path) -> Path:
 
 def short_dir_path(home: Path) -> Path:
     """The path of ``short_dir``, without touching it."""
-    return Path("/tmp") / f"tessera-{os.geteuid()}-{home_id(home)}"  # noqa: S108 (owner and mode are verified)
+    return Path("/tmp") / f"tessera-{home_id(home)}"  # noqa: S108 (owner and mode are verified)
 
 
 def home_id(home: Path) -> str:
-    """Ten characters that tell one home of this machine from another."""
-    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:10]
+    """Eight characters that tell one home, and one user of it, from another on this machine."""
+    return hashlib.sha256(f"{os.geteuid()} {home.resolve()}".encode()).hexdigest()[:8]
 
 
 @contextmanager
