@@ -14,20 +14,20 @@ from deployments.preview.palette import Colour, mix
 def paint_abstract(canvas: Canvas, colours: tuple[Colour, ...], rng: np.random.Generator) -> None:
     """Silk-like folds: noise bent by noise, lit from one side."""
     height, width = canvas.height, canvas.width
-    rows, columns = max(2, height // 2 * 1), max(2, width // 2 * 1)
+    rows, columns = max(2, height // 2), max(2, width // 2)
     field, soft = tile(rng, 512, 2.3), tile(rng, 512, 2.9)
     ys, xs = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    span = 150.0 / max(rows, columns)
+    span = 190.0 / max(rows, columns)
     u, v = xs * span, ys * span
     first = looked_up(soft, v + 40, u)
     second = looked_up(soft, v + 200 + 10 * first, u + 90)
     bent = looked_up(field, v * 0.8 + 26 * first, u * 0.8 + 26 * second)
-    folds = np.sin(bent * 2.3 + 2.2 * second + first) + 0.32 * np.sin(bent * 6.0 + 3 * first)
+    folds = np.sin(bent * 3.4 + 2.6 * second + first) + 0.3 * np.sin(bent * 9.0 + 4 * first) + 0.1 * np.sin(bent * 23.0)
     slope_y, slope_x = np.gradient(folds)
-    light = np.clip(0.5 + (slope_x * 0.8 - slope_y) * 0.16 / span, 0, 1.4)
+    light = np.clip(0.5 + (slope_x * 0.8 - slope_y) * 0.42 / span, 0, 1.4)
     stops = _stops(colours, rng)
     place = np.clip(0.5 + 0.26 * folds + 0.12 * second, 0, 1)
-    rgb = ramp(stops, tuple(np.linspace(0, 1, len(stops))), place) * (0.5 + 0.62 * light)[..., None]
+    rgb = ramp(stops, tuple(np.linspace(0, 1, len(stops))), place) * (0.34 + 0.8 * light)[..., None]
     rgb += (smooth(1.0, 1.4, light) * 0.35)[..., None]
     full = np.stack([resized(np.clip(rgb[..., c], 0, 1), height, width) for c in range(3)], axis=-1)
     canvas.add(Layer(name="folds", rgb=np.clip(full, 0, 1), alpha=np.ones((height, width), np.float32), motion="drift"))

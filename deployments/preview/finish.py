@@ -17,7 +17,7 @@ def finished(rgb: Picture, style: str, rng: np.random.Generator, unit: float, fl
     """The picture in its style; "" is the house style, a fine gouache. ``unit`` as of the canvas."""
     match style:
         case "oil":
-            rgb = painted(graded(rgb, 1.06), rng, unit, flag, sizes=(5.2, 2.6, 1.3, 0.72), relief=0.5)
+            rgb = painted(graded(rgb, 1.06), rng, unit, flag, sizes=(4.4, 2.2, 1.15, 0.62), relief=0.26, faithful=0.8)
         case "watercolor":
             rgb = watercolour(rgb, rng, unit)
         case "sketch":
@@ -35,7 +35,7 @@ def finished(rgb: Picture, style: str, rng: np.random.Generator, unit: float, fl
         case "photo":
             rgb = photo(rgb, rng, unit)
         case _:
-            rgb = painted(graded(rgb, 1.04), rng, unit, flag, sizes=(2.2, 0.9), relief=0.2, share=0.85)
+            rgb = painted(graded(rgb, 1.04), rng, unit, flag, sizes=(1.7, 0.75), relief=0.12, share=0.75, faithful=0.75)
     return np.clip(rgb, 0, 1)
 
 
@@ -69,8 +69,8 @@ def bloomed(rgb: Picture, radius: float, strength: float, threshold: float = 0.7
     return rgb + (1 - rgb) * np.clip(np.float32(strength) * halo, 0, 1)
 
 
-def flow(rgb: Picture, unit: float) -> tuple[Field, Field]:
-    """The direction (dx, dy) in which a brush would go: along edges, and level where there are none."""
+def flow(rgb: Picture, unit: float, rng: np.random.Generator) -> tuple[Field, Field]:
+    """The direction (dx, dy) in which a brush would go: along edges, and in gentle curves where there are none."""
     grey = luminance(rgb)
     rows, columns = max(8, round(grey.shape[0] / 4)), max(8, round(grey.shape[1] / 4))
     small = resized(grey, rows, columns)
@@ -82,7 +82,8 @@ def flow(rgb: Picture, unit: float) -> tuple[Field, Field]:
     sure = sure / (sure + 2e-4)
     dx, dy = np.cos(angle), np.sin(angle)
     turn = np.where(dx < 0, -1.0, 1.0)
-    dx, dy = dx * turn * sure + (1 - sure), dy * turn * sure
+    wander = 0.75 * fbm(rng, rows, columns, unit * 11 / 4, 2, stretch=1.6)
+    dx, dy = dx * turn * sure + (1 - sure) * np.cos(wander), dy * turn * sure + (1 - sure) * np.sin(wander)
     length = np.sqrt(dx**2 + dy**2) + 1e-6
     return (dx / length).astype(np.float32), (dy / length).astype(np.float32)
 
@@ -96,11 +97,12 @@ def painted(
     sizes: tuple[float, ...],
     relief: float,
     share: float = 1.0,
+    faithful: float = 0.5,
 ) -> Picture:
-    """Brush strokes in several sizes, the small ones where there is detail (after Hertzmann 1998,
+    """Brush strokes in several sizes, the small ones where there is detail, which ``faithful`` keeps (after Hertzmann 1998,
     https://mrl.cs.nyu.edu/publications/painterly98/), with bristles and light on the paint's relief."""
     height, width = rgb.shape[:2]
-    dx, dy = flow(rgb, unit)
+    dx, dy = flow(rgb, unit, rng)
     down = np.array((height / dx.shape[0], width / dx.shape[1]))
     source = np.asarray(Image.fromarray(_to_bytes(rgb)))
     base = Image.fromarray(source).filter(ImageFilter.GaussianBlur(sizes[0] * unit * 0.5))
@@ -129,11 +131,13 @@ def painted(
     pixels_ = np.asarray(image, dtype=np.float32) / 255
     paint, height_map = pixels_[..., :3], pixels_[..., 3]
     bristle = _bristles(dx, dy, height, width, rng, unit)
-    surface = blurred(height_map, max(1.0, unit * 0.12)) * 0.9 + bristle * 0.16
+    surface = blurred(height_map, max(1.0, unit * 0.12)) * 0.9 + bristle * 0.06
     light = surface - np.roll(np.roll(surface, 1, axis=0), 1, axis=1)
     out = paint * (1 + np.float32(0.05 * relief) * bristle)[..., None]
     out = out + np.clip(light * np.float32(relief), -0.1, 0.13)[..., None]
-    out = rgb + (out - rgb) * np.float32(share)
+    sharp = np.abs(grey - blurred(grey, unit * 0.5))
+    kept = np.float32(faithful) * smooth(0.02, 0.09, blurred(sharp, unit * 0.3))
+    out = rgb + (out - rgb) * (np.float32(share) * (1 - kept))[..., None]
     return vignette(np.clip(out, 0, 1), 0.16)
 
 
@@ -167,7 +171,7 @@ def _strokes(
             points.append(np.stack((px, py), axis=1))
     path = np.stack((points[2], points[1], points[0], points[3], points[4]), axis=1).reshape(len(x), -1)
     tones = colours[y.astype(int).clip(0, rows - 1), x.astype(int).clip(0, columns - 1)].astype(np.float32)
-    tones = tones * (1 + rng.normal(0, 0.028, (len(x), 1))) + rng.normal(0, 3.0, (len(x), 3))
+    tones = tones * (1 + rng.normal(0, 0.022, (len(x), 1))) + rng.normal(0, 2.6, (len(x), 3))
     fills = np.concatenate((tones.clip(0, 255), rng.uniform(40, 215, (len(x), 1))), axis=1).astype(np.uint8).tolist()
     widths = np.maximum(1, np.round(brush * rng.uniform(0.55, 1.0, len(x)))).astype(int).tolist()
     for index, line_points in enumerate(path.tolist()):
@@ -239,12 +243,12 @@ def pencil(rgb: Picture, rng: np.random.Generator, unit: float) -> Picture:
     shake = fbm(rng, height, width, unit * 12, 3)
     tooth = fbm(rng, height, width, 2.4, 2)
     dark = np.zeros_like(grey)
-    period = max(2.6, unit * 0.62)
+    period = max(3.0, unit * 0.8)
     soft = blurred(grey, unit * 0.35)
-    for angle, start in ((0.78, 0.78), (-0.5, 0.52), (1.35, 0.32), (0.15, 0.18)):
+    for angle, start in ((0.78, 0.7), (-0.5, 0.46), (1.35, 0.3), (0.15, 0.18)):
         phase = (xs * math.cos(angle) + ys * math.sin(angle) + shake * unit * 0.55) / period * 2 * np.pi
         along = looked_up_line(rng, xs * -math.sin(angle) + ys * math.cos(angle), unit)
-        stroke = smooth(-0.35, 0.95, np.sin(phase) + 0.3 * tooth + 0.35 * along)
+        stroke = smooth(-0.35, 0.95, np.sin(phase) + 0.16 * tooth + 0.3 * along)
         dark += 0.34 * stroke * smooth(start, start - 0.34, soft)
     graphite = np.clip(
         dark * (0.92 + 0.22 * tooth) + 0.62 * contour * (0.75 + 0.3 * tooth) + 0.16 * (1 - soft), 0, 0.93

@@ -129,6 +129,11 @@ def painted_scene(wish: Wish, canvas: Canvas, rng: np.random.Generator, flag: Ca
         paint()
 
 
+def house_style(wish: Wish) -> str:
+    """The style asked for; folded light without one is left smooth."""
+    return wish.style or ("photo" if wish.abstract else "")
+
+
 def as_image(rgb: Picture) -> Image.Image:
     return Image.fromarray((np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8))
 
@@ -151,7 +156,7 @@ def _from_words(request: _Request, seed: int, flag: CancelFlag) -> Iterator[_Ste
             yield pictures.preview(as_image(canvas.rgb))
     flag.check()
     yield Progress(fraction=0.6, note="finishing the surface")
-    out = as_image(finished(canvas.rgb, wish.style, rng, canvas.unit, flag))
+    out = as_image(finished(canvas.rgb, house_style(wish), rng, canvas.unit, flag))
     yield pictures.preview(out)
     yield Progress(fraction=0.9, note="framing")
     yield _sized(out, request.width, request.height, wish.style, flag)

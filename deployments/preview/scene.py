@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deployments.preview import creatures, land, sky, things, water
+from deployments.preview import creatures, land, sky, terrain, things, water
 from deployments.preview.canvas import Canvas
 from deployments.preview.noise import Field, line
 from deployments.preview.palette import COLOURS, PALETTES, Colour, Palette, mix, scale
@@ -101,6 +101,8 @@ class Scene:
             steps.append(("forest", self._forest))
         steps.append(("details", self._details))
         steps.append(("air", self._air))
+        if self.has("cat", "dog", "person"):
+            steps.append(("figure", lambda: self._creatures(-self.side)))
         return steps
 
     # ---- decisions ----
@@ -118,6 +120,15 @@ class Scene:
                 self.elements.update(
                     ("sea",) if self.wish.storm else ("mountains", "lake") if self.rng.random() < 0.5 else ("hills",)
                 )
+        if self.has("mountains", "city") and not self.has(
+            "sea", "lake", "river", "beach", "hills", "fields", "forest", "desert"
+        ):
+            if self.has("city") and not self.has("snow", "mountains"):
+                pass  # a city stands at the water: see _watery
+            elif self.has("snow", "city", "fog", "person", "castle", "house"):
+                self.elements.add("hills")
+            else:
+                self.elements.update(("lake", "forest") if self.rng.random() < 0.6 else ("hills", "forest"))
         if self.wish.storm and not self.has("snow"):
             self.elements.add("rain")
 
@@ -150,7 +161,7 @@ class Scene:
             palette = palette.mixed(PALETTES["overcast"], 0.4)
         if self.wish.says("autumn", "october", "maple") and self.time != "autumn":
             palette = palette.mixed(PALETTES["autumn"], 0.3)
-        return palette.tinted(self.wish.colours)
+        return palette.tinted(self.wish.tints)
 
     def _horizon_share(self) -> float:
         if self.has("space"):
@@ -285,7 +296,7 @@ class Scene:
             sky.paint_rainbow(canvas, self.horizon, rng)
 
     def _clouds(self) -> None:
-        if self.wish.style == "vaporwave" or (
+        if self.wish.style in ("vaporwave", "minimal") or (
             self.has("stars", "aurora", "planet") and not self.has("clouds") and not self.wish.storm
         ):
             return
@@ -325,16 +336,25 @@ class Scene:
             )
 
     def _mountains(self) -> None:
-        alone = not self.has("hills", "fields", "forest", "desert", "city", "house", "castle")
-        land.paint_mountains(
+        grand = self.wish.says(
+            "mountain", "mountains", "peak", "peaks", "alps", "alpine", "summit", "himalaya", "himalayas"
+        )
+        tall = 1.42 if grand else 0.9
+        if self.wish.style == "minimal":
+            land.paint_mountains(
+                self.canvas, self.palette, self.horizon, self.side, self.rng, ranges=3, snow=False, tall=tall
+            )
+            return
+        snow = 0.0 if self.has("desert") else 0.95 if self.has("snow") or self.wish.says("snowy", "snow") else 0.55
+        terrain.paint_terrain(
             self.canvas,
             self.palette,
-            self.horizon,
+            self.horizon + 1,
             self.side,
             self.rng,
-            ranges=3 if alone else 2,
-            snow=self.time != "desert" and not self.has("desert"),
-            tall=1.15 if self.wish.says("mountain", "mountains", "peak", "peaks", "alps", "cliffs", "summit") else 0.78,
+            snow=snow,
+            tall=tall,
+            woods=not self.has("desert"),
         )
 
     def _city(self) -> None:
@@ -356,11 +376,11 @@ class Scene:
                 roughness=1.2,
                 bottom=self.horizon + canvas.height * 0.08,
             )
-            water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=1.0, rows=range(0, 5), total=9)
+            water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=1.0, rows=range(0, 7), total=13)
             if self.has("boat"):
                 self._boat(self.horizon + canvas.height * 0.13, tilt=0.22 * self.side)
             if not self.has("lighthouse"):
-                water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=1.0, rows=range(5, 9), total=9)
+                water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=1.0, rows=range(7, 13), total=13)
             return
         rough = (
             0.1
@@ -389,7 +409,7 @@ class Scene:
                 mirrored=False,
             )
         if self.wish.says("waves", "wave", "surf", "tsunami") and not self.has("beach", "lighthouse"):
-            water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=0.65, rows=range(4, 9), total=9)
+            water.paint_heavy_sea(canvas, palette, self.horizon, self.rng, fury=0.65, rows=range(6, 13), total=13)
 
     def _far_shore(self) -> None:
         canvas, rng = self.canvas, self.rng
@@ -409,7 +429,7 @@ class Scene:
     def _lighthouse(self) -> None:
         canvas, palette, rng = self.canvas, self.palette, self.rng
         base = self.horizon + (canvas.height - self.horizon) * (0.46 if self.heavy else 0.4)
-        rise = canvas.unit * (17 if self.heavy else 14)
+        rise = canvas.unit * (20 if self.heavy else 15)
         reach = min(0.66, 62 * canvas.unit / canvas.width)
         crest = land.paint_rocks(
             canvas, palette, -self.side, base, rise, self.side, rng, reach=reach, grassy=not self.heavy
@@ -435,11 +455,11 @@ class Scene:
         self.lamp = things.paint_lighthouse(canvas, palette, x, foot, size, self.side, self._band())
         if self.heavy:
             tip = canvas.width * (reach * 0.72 if self.side > 0 else 1 - reach * 0.72)
-            for dx, big in ((0, 21.0), (9, 15.0), (-13, 13.0)):
+            for dx, big in ((0, 22.0), (7, 15.0), (-9, 19.0), (-18, 13.0)):
                 water.paint_spray(
                     canvas, palette, tip + self.side * dx * canvas.unit, base + canvas.unit * 2, canvas.unit * big, rng
                 )
-            water.paint_heavy_sea(canvas, palette, self.horizon, rng, fury=1.0, rows=range(5, 9), total=9)
+            water.paint_heavy_sea(canvas, palette, self.horizon, rng, fury=1.0, rows=range(7, 13), total=13)
         strength = 0.25 + 0.62 * palette.dusk
         if palette.dusk > 0.3 and self.lamp:
             angle = 0.12 * self.side if self.side > 0 else np.pi - 0.12
@@ -639,7 +659,6 @@ class Scene:
                 count=6,
                 pale=False,
             )
-        self._creatures(away)
 
     def _tree(self, landed: bool) -> None:
         canvas, rng, wish = self.canvas, self.rng, self.wish

@@ -292,19 +292,19 @@ def paint_tree(
             )
 
     sprite.polygon([(-0.16, 0), (-0.06, 0.16), (-0.05, 0.5), (0.05, 0.5), (0.06, 0.16), (0.17, 0)], bark)
-    branch(0.0, 0.42, 1.57 + float(rng.normal(0, 0.06)), 0.4, 0.1, 5 if bare else 4)
+    branch(0.0, 0.4, 1.57 + float(rng.normal(0, 0.06)), 0.36, 0.1, 5)
     if not bare:
         own = lit_by(palette, leaf)
         dark, bright = mix(scale(own, 0.36), palette.deep, 0.2), mix(own, palette.sun, 0.38)
         for shade in (0.0, 0.38, 0.75, 1.0):
             for tx, ty in tips:
-                for _ in range(9):
-                    spread = 0.17 - 0.05 * shade
+                for _ in range(11):
+                    spread = 0.13 - 0.035 * shade
                     lx, ly = (
                         tx + float(rng.normal(0, spread)) + light * 0.05 * shade,
                         ty + float(rng.normal(0, spread * 0.8)) + 0.06 * shade,
                     )
-                    r = float(rng.uniform(0.018, 0.05)) * (1.35 - 0.55 * shade)
+                    r = float(rng.uniform(0.016, 0.042)) * (1.2 - 0.5 * shade)
                     sprite.ellipse(lx, ly, r * 1.2, r, mix(mix(dark, bright, shade), own, float(rng.uniform(0, 0.5))))
     canvas.add(sprite.layer("tree", x, foot, near=near, motion="sway"))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
 from deployments.preview.canvas import Canvas, Layer, between
-from deployments.preview.noise import Field, line, looked_up, smooth, tile
+from deployments.preview.noise import Field, blurred, line, looked_up, smooth, tile
 from deployments.preview.palette import Palette, mix, scale
 
 
@@ -70,12 +73,12 @@ def paint_heavy_sea(
     for row in rows:
         part = (row + 0.35) / total
         base = horizon + (height - horizon) * part**1.55 * 1.02
-        tall = canvas.unit * (1.1 + 13.5 * part**1.25) * (0.5 + 0.65 * fury)
-        length = canvas.unit * (9 + 62 * part)
-        phase = x / length + rng.uniform(0, 7) + 0.75 * line(rng, width, length * 1.3, 3)
-        sharp = 1 - np.abs(np.sin(phase * np.pi))
-        swell = 0.62 + 0.5 * line(rng, width, length * 2.2, 3)
-        profile = tall * (sharp**1.7 * np.clip(swell, 0.12, 1.2)) + 0.07 * tall * line(rng, width, length / 6, 4)
+        tall = canvas.unit * (1.3 + 12.0 * part**1.1) * (0.5 + 0.65 * fury)
+        length = canvas.unit * (5 + 19 * part)
+        phase = x / length + rng.uniform(0, 7) + 1.5 * line(rng, width, length * 3.4, 3)
+        round_ = 0.5 + 0.5 * np.sin(phase + 0.55 * np.sin(phase))
+        swell = 0.66 + 0.62 * line(rng, width, length * 5.5, 2)
+        profile = tall * (round_**1.9 * np.clip(swell, 0.1, 1.25)) + 0.1 * tall * line(rng, width, length * 0.9, 5)
         crest = base - profile
         top = max(0, int(crest.min()) - 2)
         bottom = (
@@ -101,13 +104,13 @@ def _wave(
     web = looked_up(lace, below * 34 * (0.6 + part) + row * 13, x[None, :] * grain * 0.9 + below * 9)
     shine = np.clip(1 - below * 1.5, 0, 1) ** 1.6 * np.clip(raised * 1.15, 0, 1)[None, :]
     tone = between(
-        palette.deep, palette.crest, np.clip(0.16 + 0.72 * shine + 0.1 * streak - 0.22 * smooth(0.2, 1.4, below), 0, 1)
+        palette.deep, palette.crest, np.clip(0.2 + 0.8 * shine + 0.12 * streak - 0.34 * smooth(0.15, 1.3, below), 0, 1)
     )
     facing = np.clip(0.1 - 0.3 * lean, -0.16, 0.3)  # the side that faces the light's half of the sky
     tone = between(tone, palette.lit, np.clip(facing + 0.07 * streak * (1 - np.clip(below, 0, 1)), 0, 0.4))
     tone = between(tone, mix(palette.haze, palette.sky[3], 0.35), np.full_like(below, 0.62 * (1 - part) ** 2))
-    lip = np.clip(raised, 0, 1)[None, :] * (0.035 + 0.14 * fury * part) + 0.012
-    foam = smooth(1.0, 0.15, below / lip + 0.32 * web) * smooth(0.15, 0.55, raised + 0.0 * x)[None, :]
+    lip = np.clip(raised, 0, 1)[None, :] ** 1.5 * (0.06 + 0.24 * fury * (0.25 + part)) + 0.012
+    foam = smooth(1.0, 0.2, below / lip + 0.55 * web + 0.25 * streak) * smooth(0.2, 0.6, raised)[None, :]
     ridges = 1 - np.abs(web) * 1.7
     net = (
         smooth(0.62, 0.95, ridges)
@@ -133,25 +136,31 @@ def _wave(
 
 def paint_spray(canvas: Canvas, palette: Palette, x: float, y: float, size: float, rng: np.random.Generator) -> None:
     """Water thrown up where a wave breaks against rock."""
-    reach = max(8, round(size * 2.4))
-    ys, xs = np.mgrid[0:reach, 0:reach].astype(np.float32) / reach
-    u, v = (xs - 0.5) * 2, 1 - ys
-    texture = tile(rng, 128, 1.3)
-    flare = looked_up(texture, v * 40 - np.abs(u) * 20, u * 46 / (0.35 + v))
-    plume = (
-        np.exp(-((u / (0.2 + 0.55 * v)) ** 2)) * smooth(1.02, 0.15, v + 0.2 * flare + 0.25 * u**2) * smooth(0.0, 0.1, v)
-    )
-    alpha = np.clip(plume * (0.72 + 0.34 * flare), 0, 0.95) * smooth(1.0, 0.8, np.abs(u))
-    drops = rng.random((260, 2))
-    for across, up in drops:
-        px, py = 0.5 + (across - 0.5) * (0.4 + 0.7 * up), 1 - up**0.8
-        at_y, at_x = int(py * (reach - 2)), int(np.clip(px, 0, 1) * (reach - 2))
-        spot = 1 + int(size > 60)
-        alpha[at_y : at_y + spot, at_x : at_x + spot] = np.maximum(
-            alpha[at_y : at_y + spot, at_x : at_x + spot], 0.8 * (1 - up)
+    reach = max(12, round(size * 2.6))
+    image = Image.new("L", (reach, reach))
+    draw = ImageDraw.Draw(image)
+    lean = float(rng.normal(0, 0.16))
+    for _ in range(520):
+        thrown, turn = float(rng.random()) ** 0.8, float(rng.normal(lean, 0.5))
+        px = reach * (0.5 + 0.48 * thrown * math.sin(turn) * (1 + 0.5 * thrown))
+        py = reach * (1.0 - 0.92 * thrown * math.cos(turn) ** 2 + 0.1 * thrown**2)
+        radius = reach * (0.006 + 0.036 * (1 - thrown) ** 1.2) * float(rng.uniform(0.35, 1.25))
+        spot = Image.new("L", (max(2, round(2 * radius)),) * 2)
+        ImageDraw.Draw(spot).ellipse(
+            (0, 0, spot.width - 1, spot.height - 1), fill=round(30 + 95 * (1 - thrown) * float(rng.random()))
         )
-    tone = mix(palette.lit, (1, 1, 1), 0.45)
-    rgb = between(mix(tone, scale(palette.dark, 1.1), 0.35), tone, np.clip(0.6 + 0.35 * flare, 0, 1))
+        box = (round(px - radius), round(py - radius))
+        image.paste(255, box, spot)
+    for _ in range(240):
+        thrown, turn = float(rng.random()) ** 0.6, float(rng.normal(lean, 0.62))
+        px, py = reach * (0.5 + 0.5 * thrown * math.sin(turn)), reach * (1 - 0.97 * thrown * math.cos(turn) ** 2)
+        draw.point((px, py), fill=round(210 * (1.05 - thrown)))
+    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(max(0.6, reach / 260))), dtype=np.float32) / 255
+    ys = np.linspace(1, 0, reach, dtype=np.float32)[:, None]
+    alpha = np.clip(soft * 1.25, 0, 0.94) * smooth(0.0, 0.05, ys)
+    shade = blurred(soft, reach / 30)
+    white = mix(palette.lit, (1, 1, 1), 0.6)
+    rgb = between(mix(white, palette.dark, 0.5), white, np.clip(0.35 + 0.9 * shade + 0.2 * (soft - shade), 0, 1))
     canvas.add(
         Layer(
             name="spray",
@@ -160,6 +169,5 @@ def paint_spray(canvas: Canvas, palette: Palette, x: float, y: float, size: floa
             left=round(x - reach / 2),
             top=round(y - reach),
             near=0.6,
-            motion="glowless",
         )
     )

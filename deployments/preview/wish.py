@@ -76,6 +76,13 @@ STYLES: dict[str, str] = {
     "ink": r"ink|sumi-?e|calligraphy|ink wash|japanese painting|brush painting|chinese painting",
 }  # fmt: skip
 
+# Things whose own colour is meant when a colour stands before them.
+_OWNERS = (
+    r"cats?|kittens?|dogs?|fox(es)?|wolf|boats?|ships?|sails?|sailboats?|houses?|cottages?|roofs?|balloons?|trees?|roses?|"
+    r"flowers?|tulips?|mushrooms?|toadstools?|lighthouses?|coat|dress|cloak|hat|hair|eyes|castle|birds?|hills?|fields?|"
+    r"grass|meadows?|forests?|woods?|leaves|planets?|stripes?|doors?|umbrella|barns?|cabin|windmill|sky|skies"
+)
+
 WATER = ("sea", "lake", "river", "beach")
 _ON_WATER = frozenset({"boat", "whale"})
 
@@ -83,13 +90,15 @@ _ON_WATER = frozenset({"boat", "whale"})
 @dataclass(frozen=True, kw_only=True)
 class Wish:
     """A prompt, understood. ``elements`` in no order; ``time`` "" leaves it to the seed, ``style`` "" to the house
-    style; ``colours`` in the order of the prompt. Nothing recognised: ``abstract``."""
+    style; ``colours`` in the order of the prompt, ``tints`` those of them that are not the colour of one thing ("a black
+    cat", "green hills"): they steer the whole palette. Nothing recognised: ``abstract``."""
 
     elements: frozenset[str]
     time: str
     storm: bool
     style: str
     colours: tuple[Colour, ...]
+    tints: tuple[Colour, ...]
     abstract: bool
     words: frozenset[str]
 
@@ -107,7 +116,8 @@ def _found(patterns: dict[str, str], text: str) -> set[str]:
 
 def understood(prompt: str, negative: str = "") -> Wish:
     """What ``prompt`` asks for without what ``negative`` names."""
-    text = re.sub(r"\bno (\w+)|\bwithout (?:any |a )?(\w+)", " ", prompt.lower())
+    text = re.sub(r"\bsea of (fog|clouds?|mist)", r"mountains in \1", prompt.lower())
+    text = re.sub(r"\bno (\w+)|\bwithout (?:any |a )?(\w+)", " ", text)
     unwanted = (
         negative.lower()
         + " "
@@ -121,6 +131,11 @@ def understood(prompt: str, negative: str = "") -> Wish:
     barred = set(re.findall(r"\w+", unwanted))
     # The same word names a style and a colour or thing: "oil", "neon" and the like are no elements, so nothing clashes.
     colours = tuple(COLOURS[word] for word in re.findall(r"[a-z]+", text) if word in COLOURS and word not in barred)
+    tints = tuple(
+        COLOURS[word]
+        for word, owner in re.findall(r"([a-z]+)(?=\W+([a-z]+))?", text)
+        if word in COLOURS and word not in barred and not re.fullmatch(_OWNERS, owner or "")
+    )
     storm = "storm" in times or ("lightning" in elements)
     times.discard("storm")
     if "space" in times and not elements & {"space", "stars", "planet"}:
@@ -154,6 +169,7 @@ def understood(prompt: str, negative: str = "") -> Wish:
         storm=storm,
         style=style,
         colours=colours[:3],
+        tints=tints[:3],
         abstract=abstract,
         words=frozenset(re.findall(r"[a-z]+", text)),
     )
