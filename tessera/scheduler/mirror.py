@@ -120,9 +120,10 @@ class Mirror:
             self.load({**row, "id": row["job_id"], "attempt": row["job_attempt"]})
             job = self.jobs[row["job_id"]]
         job.max_running = row["max_running"]
-        if row["cancel_requested_at"] is not None and job.running and not job.cancel_asked:
+        if row["cancel_requested_at"] is not None and not job.cancel_asked:
+            # The feed may tell of it before the claim's own answer is here: then whoever starts the run reads the mark.
             job.cancel_asked = True
-            return job
+            return job if job.running else None
         return None
 
     # ------------------------------------------------------------------ changes
@@ -189,13 +190,13 @@ class Mirror:
 
     def take_expired(self, now: datetime) -> list[MirroredJob]:
         """Waiting jobs whose deadline is over; each is returned once."""
-        expired = []
+        expired: dict[UUID, MirroredJob] = {}  # a job that was delayed or requeued stands in the heap more than once
         while self._deadlines and self._deadlines[0][0] <= now:
             _, job_id = heapq.heappop(self._deadlines)
             job = self.jobs.get(job_id)
             if job is not None and not job.running and not job.claiming and job.deadline and job.deadline <= now:
-                expired.append(job)
-        return expired
+                expired[job_id] = job
+        return list(expired.values())
 
     def snapshot(self, workers: Iterable[FreeWorker]) -> Snapshot:
         """The heads of the lanes that these workers could take from, as many as there are free slots for."""
