@@ -39,13 +39,13 @@ _LIMITS = tuple(field.name for field in fields(Limits))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """A user, through one API key. ``daily_cap_mt`` and ``expires_at`` are the key's own."""
+    """A user, through one API key. ``scopes`` has "admin" only for an operator; ``daily_cap_mt`` and ``expires_at`` are
+    the key's own."""
 
     key_id: str
     user_id: UUID
     name: str
     scopes: frozenset[str]
-    is_admin: bool
     plan: str
     tier: Tier
     limits: Limits
@@ -99,7 +99,7 @@ class Authenticator:
             except RateLimited:
                 context.rate = RateState(policy="requests", limit=caller.limits.requests_per_min, remaining=0)
                 raise
-        if caller.scopes.isdisjoint(scopes) or ("admin" in scopes and not caller.is_admin):
+        if caller.scopes.isdisjoint(scopes):
             wanted = " or ".join(f"'{scope}'" for scope in scopes)
             raise Forbidden(f"This API key lacks the scope {wanted}. Nothing was done; use a key that has it.")
         if "tessera-on-behalf-of" in request.headers:
@@ -178,8 +178,7 @@ def _judge(row: Row | None) -> tuple[bytes, Caller | TesseraError]:
         key_id=row["id"],
         user_id=row["user_id"],
         name=row["name"],
-        scopes=frozenset(row["scopes"]),
-        is_admin=row["is_admin"],
+        scopes=frozenset(row["scopes"]) - (frozenset() if row["is_admin"] else {"admin"}),
         plan=row["plan_id"],
         tier=Tier(row["tier"]),
         limits=limits_of(row),

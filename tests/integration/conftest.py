@@ -16,6 +16,7 @@ from tessera.ids import new_id
 from tessera.local.postgres import EmbeddedPostgres
 from tessera.store.database import Database, connect
 from tessera.store.migrations import migrate, seed
+from tests.integration.api_server import Api, running
 
 TEMPLATE = "tessera_template"
 
@@ -91,3 +92,10 @@ async def add_user(connection: asyncpg.Connection, plan: str = "free", **overrid
     for column, value in overrides.items():
         await connection.execute(f"UPDATE users SET {column} = $2 WHERE id = $1", user_id, value)
     return user_id
+
+
+@pytest.fixture
+async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
+    """The HTTP API over ``database_url``, on a socket of its own."""
+    async with running(database_url, tmp_path) as started:
+        yield started
