@@ -50,6 +50,13 @@ FROM jobs j JOIN user_limits l ON l.user_id = j.user_id
 WHERE j.state IN ('queued', 'running')
 ORDER BY j.queued_at, j.id
 
+-- name: jobs_as_they_are
+-- What the mirror needs of certain jobs, whatever their state.
+SELECT j.id, j.user_id, j.kind, j.model, j.tier, j.state, j.cost_mt, j.attempt, j.failures, j.queued_at, j.started_at,
+       j.not_before, j.deadline, j.worker, j.lease_expires_at, j.cancel_requested_at, l.max_running
+FROM jobs j JOIN user_limits l ON l.user_id = j.user_id
+WHERE j.id = ANY (CAST(:job_ids AS uuid[]))
+
 -- name: feed_after
 -- What happened after a position of the feed, with what the mirror needs of a job that became queued.
 SELECT e.seq, e.job_id, e.type, e.attempt, e.user_id, j.kind, j.model, j.tier, j.state, j.cost_mt, j.failures, j.queued_at,

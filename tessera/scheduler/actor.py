@@ -94,6 +94,8 @@ class SchedulerActor:
         self._settings = Settings.from_environment()
         self._dispatcher: Dispatcher | None = None
         self._task: asyncio.Task[None] | None = None
+        # Ray makes an actor with async methods on its event loop. After a restart by Ray nobody calls anything.
+        self._beginning = asyncio.get_running_loop().create_task(self.begin())
 
     async def begin(self) -> int:
         """Start to lead, or to wait for it; returns the pid. Safe to repeat."""
@@ -115,11 +117,11 @@ class SchedulerActor:
         return WorkerSpec(name=worker.name, models=worker.models, slots=worker.slots, port=HandleWorker(worker.name))
 
     async def _ready(self) -> Dispatcher:
-        """The dispatcher; after a restart by Ray nobody has called ``begin``."""
+        """The dispatcher. Its end is a bug: then the process ends too, Ray restarts it, and a new term begins."""
         await self.begin()
         if self._task is not None and self._task.done():
             log.critical("dispatcher_ended", exc_info=self._task.exception())
-            os._exit(1)  # Ray restarts the actor, and a new term begins
+            os._exit(1)
         assert self._dispatcher is not None
         return self._dispatcher
 

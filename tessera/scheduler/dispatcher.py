@@ -247,12 +247,11 @@ class Dispatcher:
                 job.claiming = False
         claimed = {row["job_id"]: row for row in rows}
         starts: dict[str, list[RunSpec]] = {}
+        refused: list[MirroredJob] = []
         for job in jobs:
             row = claimed.get(job.id)
             if row is None:
-                # Cancelled, ended or capped meanwhile: the feed tells which; what still waits keeps its place.
-                if job.id in self.mirror.jobs and not job.running:
-                    self.mirror.release(job)
+                refused.append(job)
                 continue
             self.mirror.set_running(job, row["worker"], row["attempt"], now, now)
             self._links[row["worker"]].assigned.add(job.key)
@@ -260,7 +259,25 @@ class Dispatcher:
         # One call per worker, all at once; dispatch goes on meanwhile, for a slot is taken by the claim.
         for worker, specs in starts.items():
             self._spawn(self._start(worker, specs))
+        if refused:
+            await self._look_again(connection, lock, refused)
         return bool(claimed)
+
+    async def _look_again(
+        self, connection: asyncpg.Connection, lock: asyncio.Lock, refused: Sequence[MirroredJob]
+    ) -> None:
+        """Jobs that could not be claimed: cancelled, ended or capped meanwhile. Take them as Postgres has them now."""
+        async with lock:
+            rows = await connection.fetch(self._queries["jobs_as_they_are"].positional, [job.id for job in refused])
+        found = {row["id"]: row for row in rows}
+        for job in refused:
+            row = found.get(job.id)
+            if self.mirror.jobs.get(job.id) is not job or job.running:
+                continue  # the feed was faster
+            if row is None or row["state"] != JobState.QUEUED:
+                self.mirror.remove(job.id)
+            else:
+                self.mirror.load(row)
 
     async def _start(self, worker: str, specs: Sequence[RunSpec]) -> None:
         link = self._links[worker]
