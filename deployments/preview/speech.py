@@ -1,7 +1,8 @@
 """Speech: espeak-ng, whose library and data come in the wheel of espeakng-loader.
 
 The library is global to the process and not re-entrant: one lock guards it, held for one sentence at a time, so that
-several runs take turns and a cancel lands between sentences. The C interface:
+several runs take turns and a cancel lands between sentences. It keeps the phase of its oscillators from one sentence to
+the next: the same text gives the same words in the same time, not the same samples. The C interface:
 https://github.com/espeak-ng/espeak-ng/blob/master/src/include/espeak-ng/speak_lib.h
 """
 
@@ -76,11 +77,14 @@ def run(job: EngineJob, flag: CancelFlag) -> Iterator[EngineEvent]:
     speed = float(given.get("speed") or 1.0)
     format_ = str(given.get("format") or "wav")
     encoder: _Encoder = _Wav() if format_ == "wav" else _Compressed(format_)
-    samples, done_chars, total_chars = 0, 0, max(1, sum(map(len, pieces)))
+    silence, samples, done_chars, total_chars = b"", 0, 0, max(1, sum(map(len, pieces)))
     yield Progress(fraction=0.0, note="speaking")
     for piece in pieces:
         flag.check()
-        pcm = _speak(piece, voice, pitch, speed, flag)
+        spoken = _speak(piece, voice, pitch, speed, flag)
+        pcm = silence + spoken if spoken else b""
+        # The library leaves no pause after the last sentence of a call, and each call is one sentence here.
+        silence = b"\0\0" * round(SAMPLE_RATE_HZ * (0.34 if piece[-1] in ".!?…:。！？" else 0.16) / speed)
         encoder.add(pcm)
         samples += len(pcm) // 2
         done_chars += len(piece)

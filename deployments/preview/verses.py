@@ -7,7 +7,7 @@ import random
 import re
 from collections import defaultdict
 
-MAX_STORY_SENTENCES = 700  # about 8,192 text tokens, the most that a text may have
+MAX_STORY_SENTENCES = 900  # about 8,192 text tokens, the most that a text may have
 
 
 class Choice:

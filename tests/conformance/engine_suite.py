@@ -1,0 +1,83 @@
+"""The rules of the Engine protocol as one suite: a fake, a preview and a real backend pass the same functions.
+
+An engine's own test module says how to make it and its jobs (``Case``) and calls ``suite`` rules with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable
+
+from tessera.engine import CancelState, Chunk, Done, Engine, EngineEvent, EngineJob, Output, Preview, Progress, RunState
+
+CANCEL_LIMIT_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One engine under test: ``quick`` ends soon, ``slow`` runs for several seconds unless it is cancelled, ``bad``
+    is refused with InvalidInput or is None where an engine refuses nothing."""
+
+    name: str
+    engine: Callable[[], Engine]
+    quick: EngineJob
+    slow: EngineJob
+    bad: EngineJob | None = None
+
+
+def renewed(job: EngineJob) -> EngineJob:
+    """The same work as a new job."""
+    return dataclasses.replace(job, id=uuid.uuid4())
+
+
+async def collected(engine: Engine, job: EngineJob, attempt: int = 1) -> list[EngineEvent]:
+    return [event async for event in engine.run(job, attempt)]
+
+
+def results(events: list[EngineEvent]) -> list[object]:
+    """What a run made: everything that must not differ from one run to the next."""
+    return [event for event in events if isinstance(event, Output | Done)]
+
+
+def check_stream(events: list[EngineEvent]) -> None:
+    """Exactly one Done, the last; progress in 0…1 and never falling; chunks without gaps; small previews."""
+    assert [type(event) for event in events].count(Done) == 1
+    assert isinstance(events[-1], Done)
+    fractions = [event.fraction for event in events if isinstance(event, Progress)]
+    assert fractions == sorted(fractions)
+    assert all(0.0 <= fraction <= 1.0 for fraction in fractions)
+    offset = 0
+    for event in events:
+        if isinstance(event, Chunk):
+            assert event.offset == offset
+            offset += len(event.text)
+        if isinstance(event, Preview):
+            assert len(event.data) <= 64 * 1024
+    assert [event.index for event in events if isinstance(event, Output)] == list(
+        range(sum(isinstance(event, Output) for event in events))
+    )
+
+
+async def check_cancel(engine: Engine, job: EngineJob) -> None:
+    """A cancel in the middle ends the iterator within a second, without Done, and is remembered."""
+    started = asyncio.Event()
+    events: list[EngineEvent] = []
+
+    async def read() -> None:
+        async for event in engine.run(job, 1):
+            events.append(event)
+            started.set()
+
+    reader = asyncio.create_task(read())
+    await asyncio.wait_for(started.wait(), 20)
+    assert await engine.reconcile(job.id, 1) is RunState.RUNNING
+    at = time.monotonic()
+    assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
+    await asyncio.wait_for(reader, 20)
+    assert time.monotonic() - at <= CANCEL_LIMIT_S + 0.5  # half a second of grace: two cores are shared with other work
+    assert not any(isinstance(event, Done) for event in events)
+    assert await engine.reconcile(job.id, 1) is RunState.CANCELLED
+    assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
