@@ -146,6 +146,11 @@ class Feed:
             for reader in readers:
                 reader.close()
 
+    @property
+    def followed(self) -> int:
+        """How many jobs somebody follows."""
+        return len(self._readers)
+
     @contextlib.asynccontextmanager
     async def subscribe(self, job_id: UUID) -> AsyncIterator[Subscription]:
         """A Subscription to everything that is committed from now on.
