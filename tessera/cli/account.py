@@ -59,7 +59,7 @@ def models(
         rows.add_row(
             Text.assemble((clean(model.id), "bold" if model.default else ""), (" *" if model.default else "", "green")),
             model.kind,
-            Text(model.state, style="green" if up else "yellow"),
+            Text(model.state, style="green" if up else "dim" if model.state == "unknown" else "yellow"),
             Text(_price(model.price)),
             what,
         )
@@ -125,7 +125,8 @@ def usage(
     if not by_day:
         screen.say(f"Nothing was used in the last {days} days.")
         return
-    kinds = [kind for kind in KindChoice if any(kind in used for used in by_day.values())]
+    seen = {kind for used in by_day.values() for kind in used}
+    kinds = [kind.value for kind in KindChoice if kind in seen] + sorted(seen - set(KindChoice))
     names = [kind.upper() for kind in kinds]
     rows = table("DAY", "JOBS", "TOKENS", *names, "", right=("JOBS", "TOKENS", *names))
     most = max(sum(used.values()) for used in by_day.values()) or 1
@@ -150,7 +151,7 @@ def keys_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="To recognise it by.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="SCOPE", help="What it may do; may be repeated. Else the usual."),
+        typer.Option("--scope", metavar="SCOPE", help="jobs (else this), read (look only), admin; may be repeated."),
     ] = None,
     daily_cap: Annotated[
         float | None,
@@ -199,7 +200,7 @@ def keys_list(json: JsonOption = False) -> None:
     screen.print_table(rows)
 
 
-@keys_app.command("revoke", epilog="[cyan]tessera keys revoke key_01k…[/cyan]")
+@keys_app.command("revoke", epilog="[cyan]tessera keys revoke ID[/cyan]   the ID of 'tessera keys list'")
 def keys_revoke(
     id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as 'keys list' shows it.")],
     json: JsonOption = False,

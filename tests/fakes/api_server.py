@@ -120,7 +120,11 @@ class FakeJob:
             "artifacts": self.artifacts,
             "engine": "preview",
             "preview": True,
-            "urls": {"self": f"/v1/jobs/{self.id}", "events": f"/v1/jobs/{self.id}/events"},
+            "urls": {
+                "self": f"/v1/jobs/{self.id}",
+                "events": f"/v1/jobs/{self.id}/events",
+                "cancel": f"/v1/jobs/{self.id}/cancel",
+            },
             **extra,
         }
         if self.state == "queued":
@@ -146,7 +150,7 @@ class FakeApi:
         self.by_key: dict[str, FakeJob] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.keys: list[dict[str, Any]] = []
-        self.users: list[dict[str, Any]] = [{"id": "user_1", "name": "operator", "plan": "pro", "created_at": NOW}]
+        self.users: list[dict[str, Any]] = [user(1, "operator", "pro", is_admin=True)]
         self.streams = 0
         self._port = port
         self._numbers = itertools.count(1)
@@ -269,7 +273,7 @@ class FakeApi:
         return web.json_response(job.show(self.knobs.extra))
 
     async def _artifacts(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"data": self._find(request).artifacts})
+        return web.json_response({"data": self._find(request).artifacts, "next_cursor": None})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)
@@ -406,7 +410,7 @@ class FakeApi:
                 entry = self.add_file("audio/wav", sound())
                 entry["duration_s"] = 0.5
             job.artifacts.append(entry)
-            await job.emit("output", {"artifact": entry}, durable=True)
+            await job.emit("output", entry, durable=True)
 
     def add_file(self, media_type: str, content: bytes) -> dict[str, Any]:
         name = f"art_01k{len(self.files):023d}"
@@ -462,12 +466,14 @@ class FakeApi:
                 "state": "ready" if kind != "video" else "offline",
                 "price": "1 token each",
                 "default": True,
+                "preview": True,
+                "examples": [],
                 "aliases": ["dall-e-3"] if kind == "image" else [],
                 "input_schema": {"type": "object", "properties": {"prompt": {"type": "string"}}},
             }
             for kind in kinds
         ]
-        return web.json_response({"data": data})
+        return web.json_response({"data": data, "next_cursor": None})
 
     async def _plans(self, _: web.Request) -> web.StreamResponse:
         rows = (("free", "Free", 0, 20), ("starter", "Starter", 5, 120), ("pro", "Pro", 12, 300))
@@ -478,11 +484,11 @@ class FakeApi:
                 "price_usd_per_month": price,
                 "daily_tokens": daily,
                 "tier": id,
-                "limits": {"max_queued": 25, "max_running": 1, "max_image_px": 1048576, "max_video_s": 4},
+                "limits": limits(daily),
             }
             for id, title, price, daily in rows
         ]
-        return web.json_response({"data": data})
+        return web.json_response({"data": data, "next_cursor": None})
 
     def _quota(self) -> dict[str, Any]:
         used = sum(job.charged or 0 for job in self.jobs.values())
@@ -494,8 +500,8 @@ class FakeApi:
         }
 
     async def _me(self, _: web.Request) -> web.StreamResponse:
-        answer = {"id": "user_1", "name": "operator", "plan": "pro", "scopes": ["admin"], "limits": {}}
-        return web.json_response(answer | {"quota": self._quota()})
+        answer = {"id": "user_1", "name": "operator", "plan": "pro", "scopes": ["admin"], "limits": limits(300)}
+        return web.json_response(answer | {"quota": self._quota(), "tier": "pro", "jobs": {"queued": 0, "running": 0}})
 
     async def _usage(self, _: web.Request) -> web.StreamResponse:
         data = [
@@ -512,7 +518,7 @@ class FakeApi:
         return web.json_response({**key, "api_key": "tsr_new_secret"}, status=201)
 
     async def _key_list(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response({"data": self.keys})
+        return web.json_response({"data": self.keys, "next_cursor": None})
 
     async def _key_revoke(self, request: web.Request) -> web.StreamResponse:
         before = len(self.keys)
@@ -522,18 +528,19 @@ class FakeApi:
         return web.Response(status=204)
 
     async def _user_create(self, request: web.Request) -> web.StreamResponse:
-        user = {"id": f"user_{len(self.users) + 1}", "created_at": NOW, **(await request.json())}
-        self.users.append(user)
-        return web.json_response({**user, "api_key": "tsr_user_secret"}, status=201)
+        body = await request.json()
+        made = user(len(self.users) + 1, body["name"], body["plan"])
+        self.users.append(made)
+        return web.json_response({**made, "api_key": "tsr_user_secret"}, status=201)
 
     async def _user_list(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response({"data": self.users})
+        return web.json_response({"data": self.users, "next_cursor": None})
 
     async def _user_plan(self, request: web.Request) -> web.StreamResponse:
-        for user in self.users:
-            if user["id"] == request.match_info["id"]:
-                user |= await request.json()
-                return web.json_response(user)
+        for found in self.users:
+            if found["id"] == request.match_info["id"]:
+                found |= await request.json()
+                return web.json_response(found)
         raise web.HTTPNotFound
 
 
@@ -558,6 +565,24 @@ def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | No
         content_type="application/problem+json",
         headers=headers,
     )
+
+
+def user(number: int, name: str, plan: str, *, is_admin: bool = False) -> dict[str, Any]:
+    today = {"used_tokens": 0, "queued": 0, "running": 0}
+    return {"id": f"user_{number}", "name": name, "plan": plan, "is_admin": is_admin, "created_at": NOW, **today}
+
+
+def limits(daily_tokens: int) -> dict[str, Any]:
+    return {
+        "daily_tokens": daily_tokens,
+        "submissions_per_min": 30,
+        "requests_per_min": 600,
+        "max_queued": 25,
+        "max_running": 1,
+        "max_image_px": 1048576,
+        "max_video_s": 4,
+        "retention_days": 3,
+    }
 
 
 def picture(width: int, height: int, seed: int, format: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api import schemas
 from tessera.client import (
     ApiError,
     BadAnswer,
@@ -370,6 +371,40 @@ async def test_what_is_cancelled_says_what_was_refunded() -> None:
         job = await client.submit("image", {"prompt": "a cat"})
         ended = await client.cancel(job.id)
         assert ended.state == "cancelled" and ended.error is not None and ended.error.refunded_tokens == 0.75
+
+
+async def test_the_fake_server_speaks_the_shapes_of_the_api() -> None:
+    """Holds the fake against the models that document the real API; tests/integration/test_client.py asks that one."""
+    async with FakeApi(Knobs(retry_once=True)) as api, client_of(api) as client:
+        upload = await client.upload(b"picture")
+        job = await client.submit("image", {"prompt": "a cat", "image": upload.id})
+        schemas.Job.model_validate(job.dump())
+        for event in await collect(client, job.id):
+            schemas.Event.model_validate(event.dump())
+            if event.type == "output":
+                schemas.Artifact.model_validate(event.data)
+        schemas.Job.model_validate((await client.get_job(job.id)).dump())
+        api.knobs.outcome = "failed"
+        schemas.Job.model_validate((await client.run("text", {"prompt": "hi"})).dump())
+        schemas.JobPage.model_validate((await client.list_jobs()).dump())
+        schemas.Upload.model_validate(upload.dump())
+        schemas.Me.model_validate((await client.me()).dump())
+        schemas.Usage.model_validate((await client.usage()).dump())
+        schemas.NewKey.model_validate((await client.keys_create("laptop")).dump())
+        schemas.NewUser.model_validate((await client.users_create("ada", "free")).dump())
+        for found, shape in (
+            (await client.models(), schemas.Model),
+            (await client.plans(), schemas.Plan),
+            (await client.keys_list(), schemas.Key),
+            (await client.users_list(), schemas.UserAnswer),
+            (await client.artifacts(job.id), schemas.Artifact),
+        ):
+            assert found
+            for one in found:
+                shape.model_validate(one.dump())
+        with pytest.raises(ApiError) as caught:
+            await client.get_job("job_unknown")
+        assert caught.value.request_id
 
 
 # Pure

@@ -1,0 +1,156 @@
+"""The client against the real API over a real Postgres; the test plays the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from tessera.client import ApiError, Client, Event, TextSoFar
+from tessera.ids import Prefix, parse
+from tessera.jobs import EventType
+from tests.integration.api_server import Api
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[Client]:
+    async with Client(api.url, api.key) as connected:
+        yield connected
+
+
+async def follow(client: Client, job_id: str) -> list[Event]:
+    async with aclosing(client.events(job_id)) as events:
+        return [event async for event in events]
+
+
+async def test_a_job_is_submitted_followed_and_its_file_fetched(api: Api, client: Client, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    job = await client.submit("image", {"prompt": "a fox"}, metadata={"for": "a test"})
+    assert (job.state, job.cost_tokens, job.metadata) == ("queued", 1, {"for": "a test"})
+    following = asyncio.create_task(follow(client, job.id))
+    await api.complete(job.id, content)
+    assert [event.type for event in await following if event.id is not None] == [
+        "queued",
+        "started",
+        "output",
+        "completed",
+    ]
+    done = await client.wait(job.id)
+    assert done.ok and done.charged_tokens == 1 and done.preview is True
+    assert await client.artifacts(job.id) == done.artifacts
+    assert await client.download(done.artifacts[0], tmp_path / "fox.png") == len(content)
+    assert (tmp_path / "fox.png").read_bytes() == content
+
+
+async def test_text_chunks_come_through(api: Api, client: Client) -> None:
+    job = await client.submit("text", {"prompt": "hello"})
+    so_far = TextSoFar()
+    first, both = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(client.events(job.id)) as events:
+            async for event in events:
+                so_far.feed(event)
+                first.set()
+                if so_far.text == "one two":
+                    both.set()
+
+    reading = asyncio.create_task(read())
+    await first.wait()
+    attempt = await api.claim(job.id)
+    await api.scheduler.subscribed.wait()
+    inside = parse(Prefix.JOB, job.id)
+    api.scheduler.tell(inside, attempt, EventType.CHUNK, offset=0, text="one ")
+    api.scheduler.tell(inside, attempt, EventType.CHUNK, offset=4, text="two")
+    await asyncio.wait_for(both.wait(), 10)
+    await api.finish(job.id, attempt, output={"text": "one two three", "finish_reason": "stop"})
+    await reading
+    done = await client.get_job(job.id)
+    assert done.text is not None and so_far.finish(done.text) == " three"
+
+
+async def test_the_same_idempotency_key_is_the_same_job(client: Client) -> None:
+    jobs = [await client.submit("text", {"prompt": "hello"}, idempotency_key="one") for _ in range(2)]
+    assert jobs[0].id == jobs[1].id
+    with pytest.raises(ApiError) as caught:
+        await client.submit("text", {"prompt": "another"}, idempotency_key="one")
+    assert caught.value.code == "idempotency_mismatch"
+
+
+async def test_a_cancelled_job_is_over_and_costs_nothing(client: Client) -> None:
+    job = await client.submit("image", {"prompt": "a fox"})
+    ended = await client.cancel(job.id)
+    assert ended.state == "cancelled" and not ended.charged_tokens
+    assert (await follow(client, job.id))[-1].type == "cancelled"
+    assert (await client.cancel(job.id)).state == "cancelled"
+
+
+async def test_a_stream_after_the_final_event_ends_at_once(api: Api, client: Client) -> None:
+    job = await client.submit("image", {"prompt": "a fox"})
+    await api.complete(job.id, b"picture")
+    last = [event.id for event in await follow(client, job.id) if event.id is not None][-1]
+    async with aclosing(client.events(job.id, last)) as events:
+        assert [event async for event in events] == []
+
+
+async def test_an_upload_is_stored(api: Api, client: Client, tmp_path: Path) -> None:
+    sound = b"RIFF" + (36).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    sound += (
+        bytes.fromhex("0100010040 1f0000 803e0000 0200 1000".replace(" ", "")) + b"data" + (3200).to_bytes(4, "little")
+    )
+    (tmp_path / "talk.wav").write_bytes(sound + b"\0" * 3200)
+    upload = await client.upload(tmp_path / "talk.wav")
+    assert upload.bytes == len(sound) + 3200 and upload.media_type.startswith("audio/")
+
+
+async def test_jobs_come_in_pages(client: Client) -> None:
+    ids = [(await client.submit("text", {"prompt": str(number)})).id for number in range(3)]
+    first = await client.list_jobs(limit=2, kind="text")
+    second = await client.list_jobs(limit=2, kind="text", cursor=first.next_cursor)
+    assert [job.id for job in (*first.data, *second.data)] == ids[::-1] and second.next_cursor is None
+
+
+async def test_the_account_and_the_catalogue_are_read(client: Client) -> None:
+    await client.submit("image", {"prompt": "a fox"})
+    me = await client.me()
+    assert me.plan == "pro" and me.quota.used_tokens == 1 and me.quota.remaining_tokens == 299
+    usage = await client.usage(days=2)
+    assert usage.data[0].kind == "image" and usage.today.used_tokens == 1
+    assert {plan.id: plan.daily_tokens for plan in await client.plans()} == {"free": 20, "starter": 120, "pro": 300}
+    assert {model.id for model in await client.models() if model.default} >= {"preview-image", "preview-music"}
+
+
+async def test_keys_are_made_used_and_revoked(api: Api, client: Client) -> None:
+    key = await client.keys_create("laptop", daily_cap_tokens=2.5)
+    assert key.daily_cap_tokens == 2.5
+    async with Client(api.url, key.api_key) as other:
+        assert (await other.me()).id == (await client.me()).id
+        await client.keys_revoke(key.id)
+        with pytest.raises(ApiError) as caught:
+            await other.me()
+    assert caught.value.status == 401
+
+
+async def test_an_operator_makes_and_moves_users(api: Api, client: Client) -> None:
+    with pytest.raises(ApiError) as caught:
+        await client.users_list()
+    assert caught.value.status == 403
+    admin_id = await api.add_user(is_admin=True)
+    admin_key = await api.add_key(user_id=admin_id, scopes=["jobs", "admin"])
+    async with Client(api.url, admin_key) as operator:
+        user = await operator.users_create("ada", "free")
+        assert user.api_key and (await operator.users_set_plan(user.id, "starter")).plan == "starter"
+        assert user.id in {found.id for found in await operator.users_list()}
+
+
+async def test_refusals_carry_their_code_and_details(client: Client) -> None:
+    with pytest.raises(ApiError) as caught:
+        await client.submit("image", {"prompt": "a fox", "widht": 5})
+    assert caught.value.code == "invalid_input"
+    assert caught.value.details["errors"][0]["field"] == "input.widht" and caught.value.request_id
+    with pytest.raises(ApiError) as caught:
+        await client.get_job("job_nope")
+    assert caught.value.code == "not_found"
