@@ -21,7 +21,7 @@ import structlog
 
 from tessera.engine import Chunk, Done, Engine, EngineJob, InputFile, Output, Preview, Progress
 from tessera.errors import BadOutput, EngineError, InvalidInput, StorageFull, Stuck, TesseraError, UnsupportedMedia
-from tessera.jobs import EventType
+from tessera.jobs import EventType, Kind
 from tessera.media import Media, inspect, thumbnail
 from tessera.ports import ArtifactPort, LiveEvent, StoredFile
 from tessera.runs import (
@@ -45,6 +45,7 @@ PREVIEW_EVERY_S = 0.5
 CANCEL_GRACE_S = 10.0  # a run that was cancelled and has not ended by then is abandoned as stuck
 MANIFEST_AFTER_S = 1.0  # a shorter run without files is cheaper to run again than to write down
 MAX_UNACKED = 10_000
+MAKES_FILES = frozenset({Kind.IMAGE, Kind.VIDEO, Kind.SPEECH, Kind.MUSIC})
 
 
 @dataclass
@@ -270,6 +271,8 @@ class Worker:
                         files.append(await self._store(event))
                     case Done():
                         run.fraction = 1.0
+                        if not files and spec.kind in MAKES_FILES:
+                            raise BadOutput("The engine said that it was done and delivered no file.")
                         return Outcome(
                             job_id=spec.job_id,
                             attempt=spec.attempt,
@@ -277,6 +280,7 @@ class Worker:
                             output=dict(event.output),
                             files=files,
                             cost_units=event.cost_units,
+                            asked=spec.input.get("count"),
                             executed=1.0,
                         )
         return None

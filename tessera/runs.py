@@ -55,7 +55,8 @@ class Ending(StrEnum):
 class Outcome:
     """How a run ended. ``error`` is {code, message, retryable} of a failed one; ``executed`` (0…1) how far it came.
 
-    ``cost_units`` is the engine's own measure where the price is only known afterwards (text tokens).
+    ``cost_units`` is the engine's own measure where the price is only known afterwards (text tokens). ``asked`` is how
+    many files the job had asked for, None where a kind has no count: what is missing is not charged.
     """
 
     job_id: UUID
@@ -64,6 +65,7 @@ class Outcome:
     output: Mapping[str, Any] | None = None
     files: Sequence[StoredFile] = ()
     cost_units: int | None = None
+    asked: int | None = None
     executed: float = 0.0
     error: Mapping[str, Any] | None = None
 

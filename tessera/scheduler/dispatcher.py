@@ -21,7 +21,7 @@ import structlog
 
 from tessera.catalog import Catalog
 from tessera.errors import BadOutput, TesseraError, Unavailable
-from tessera.jobs import JobState
+from tessera.jobs import JobState, Kind
 from tessera.policy import plan
 from tessera.ports import ArtifactPort, Place, WorkerStatus
 from tessera.retries import decide
@@ -540,7 +540,7 @@ def _run_spec(row: Mapping[str, Any]) -> RunSpec:
     return RunSpec(
         job_id=row["job_id"],
         attempt=row["attempt"],
-        kind=row["kind"],
+        kind=Kind(row["kind"]),
         model=row["model"],
         input=row["input"],
         request_id=row["request_id"],

@@ -32,8 +32,8 @@ def charge_mt(job: MirroredJob, outcome: Outcome, catalog: Catalog) -> int:
     model = catalog.by_id(job.model)
     if outcome.cost_units is not None and job.kind is Kind.TEXT and (model is None or model.flat_mt is None):
         return min(job.cost_mt, text_mt(outcome.cost_units))
-    if job.kind is Kind.IMAGE and outcome.output is not None and "asked" in outcome.output:
-        return charge_for_items_mt(job.cost_mt, delivered=len(outcome.files), asked=int(outcome.output["asked"]))
+    if outcome.asked is not None:
+        return charge_for_items_mt(job.cost_mt, delivered=len(outcome.files), asked=outcome.asked)
     return job.cost_mt
 
 
