@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw
 from deployments.preview.noise import Field
 from deployments.preview.palette import Colour
 
-Picture = NDArray[np.float32]  # (height, width, 3), 0…1 as shown
+Picture = NDArray[np.floating[Any]]  # (height, width, 3), 0…1 as shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from deployments.preview.canvas import Picture, between
 from deployments.preview.flag import CancelFlag
-from deployments.preview.noise import Field, blurred, fbm, line, looked_up, resized, smooth, tile
+from deployments.preview.noise import Field, blurred, fbm, line, resized, smooth
 from deployments.preview.palette import Colour
 
 
@@ -74,9 +74,11 @@ def flow(rgb: Picture, unit: float, rng: np.random.Generator) -> tuple[Field, Fi
     grey = luminance(rgb)
     rows, columns = max(8, round(grey.shape[0] / 4)), max(8, round(grey.shape[1] / 4))
     small = resized(grey, rows, columns)
+    gy: Field
+    gx: Field
     gy, gx = np.gradient(small)
     spread = max(1.5, unit * 1.5 / 4)
-    jxx, jyy, jxy = (blurred(a, spread) for a in (gx * gx, gy * gy, gx * gy))
+    jxx, jyy, jxy = blurred(gx * gx, spread), blurred(gy * gy, spread), blurred(gx * gy, spread)
     angle = 0.5 * np.arctan2(2 * jxy, jxx - jyy) + np.pi / 2
     sure = np.sqrt((jxx - jyy) ** 2 + 4 * jxy**2)
     sure = sure / (sure + 2e-4)
@@ -99,8 +101,8 @@ def painted(
     share: float = 1.0,
     faithful: float = 0.5,
 ) -> Picture:
-    """Brush strokes in several sizes, the small ones where there is detail, which ``faithful`` keeps (after Hertzmann 1998,
-    https://mrl.cs.nyu.edu/publications/painterly98/), with bristles and light on the paint's relief."""
+    """Brush strokes in several sizes, the small ones where there is detail, which ``faithful`` keeps (after Hertzmann
+    1998, https://mrl.cs.nyu.edu/publications/painterly98/), with bristles and light on the paint's relief."""
     height, width = rgb.shape[:2]
     dx, dy = flow(rgb, unit, rng)
     down = np.array((height / dx.shape[0], width / dx.shape[1]))

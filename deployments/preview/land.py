@@ -23,7 +23,7 @@ def paint_mountains(
     snow: bool = True,
     tall: float = 1.0,
 ) -> None:
-    """Ranges one behind the other, paler with distance; ``light`` is -1 when it comes from the left, 1 from the right."""
+    """Ranges one behind the other, paler with distance; ``light`` is -1 from the left … 1 from the right."""
     width = canvas.width
     texture = tile(rng, 512, 1.55)
     for index in range(ranges):
@@ -244,7 +244,7 @@ def paint_rocks(
     name: str = "rocks",
     grassy: bool = False,
 ) -> Field:
-    """A headland that comes in from ``side`` (-1 left, 1 right) and falls to the water at ``base``. Returns its crest."""
+    """A headland from ``side`` (-1 left, 1 right) that falls to the water at ``base``. Returns its crest."""
     width = canvas.width
     x = np.arange(width, dtype=np.float32)
     along = x / width if side < 0 else 1 - x / width

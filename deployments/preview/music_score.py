@@ -25,10 +25,12 @@ class Note:
 DRUMS: dict[str, tuple[tuple[str, str], ...]] = {
     "pop": (("kick", "9000000090900000"), ("snare", "0000800000008000"), ("hat", "6040604060406040")),
     "rock": (("kick", "9000000090900000"), ("snare", "0000900000009000"), ("hat", "7050705070507050")),
-    "techno": (("kick", "9000900090009000"), ("clap", "0000700000007000"), ("hat", "0060006000600062"), ("shaker", "3232323232323232")),
+    "techno": (("kick", "9000900090009000"), ("clap", "0000700000007000"), ("hat", "0060006000600062"),
+               ("shaker", "3232323232323232")),
     "synthwave": (("kick", "9000000090000000"), ("gated", "0000900000009000"), ("hat", "5050505050505053")),
     "lofi": (("kick", "8000000300800000"), ("rim", "0000700000007001"), ("hat", "4030403240304030")),
-    "swing": (("ride", "6000603060006030"), ("brush", "0000500000005000"), ("kick", "3000000020000000"), ("pedal", "0000500000005000")),
+    "swing": (("ride", "6000603060006030"), ("brush", "0000500000005000"), ("kick", "3000000020000000"),
+              ("pedal", "0000500000005000")),
     "taiko": (("taiko", "9000005090006060"), ("lowtaiko", "9000000070000000"), ("shaker", "3030303030303030")),
     "heart": (("lowtaiko", "6040000000000000"),),
     "chip": (("kick", "9000000090000000"), ("chipsnare", "0000800000008000"), ("chiphat", "5050505050505050")),
@@ -117,7 +119,8 @@ class Score:
         for number in range(self.bars):
             best: list[int] = []
             for lowest in range(52, 64):
-                voicing, pitch = [], lowest
+                voicing: list[int] = []
+                pitch = lowest
                 classes = set(self._chord(number))
                 while len(voicing) < len(classes):
                     if pitch % 12 in classes - {p % 12 for p in voicing}:

@@ -6,14 +6,15 @@ Every sound is a pure function of pitch and length; ``Band`` remembers what it m
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 RATE_HZ = 44_100
 
-Samples = NDArray[np.float32]  # mono (n,) or stereo (2, n)
+Samples = NDArray[np.floating[Any]]  # mono (n,) or stereo (2, n)
 
 _REMEMBERED_BYTES = 96 * 2**20
 
@@ -57,7 +58,7 @@ def _envelope(n: int, attack_s: float, release_s: float, held_s: float) -> Sampl
     return shape
 
 
-def _partials(f: float, t: Samples, amplitudes: list[tuple[float, float, float]]) -> Samples:
+def _partials(f: float, t: Samples, amplitudes: Sequence[tuple[float, float, float]]) -> Samples:
     """Sum of (ratio, amplitude, decays per second) sines that lie below the limit of hearing."""
     out = np.zeros_like(t)
     for ratio, amplitude, decay in amplitudes:
@@ -135,7 +136,8 @@ def _brass(f: float, seconds: float, _noise: Samples) -> Samples:
     t = _time(seconds + 0.3)
     swell = np.clip(t / 0.18, 0, 1)
     dark, bright = _saw(f, t, 500), _saw(f * 1.002, t, 1900)
-    return 0.34 * (dark * (1 - 0.6 * swell) + 0.75 * bright * swell) * _envelope(len(t), 0.06, 0.28, seconds)
+    out_: Samples = 0.34 * (dark * (1 - 0.6 * swell) + 0.75 * bright * swell) * _envelope(len(t), 0.06, 0.28, seconds)
+    return out_
 
 
 def _flute(f: float, seconds: float, noise: Samples) -> Samples:
@@ -187,7 +189,8 @@ def _plucked(damping: float, gain: float) -> Callable[[float, float, Samples], S
         t = _time(total_s)
         at = np.arange(len(t)) * (f * (period + 0.5) / RATE_HZ)
         string = np.interp(at, np.arange(out.size), out.ravel()).astype(np.float32)
-        return gain * string * _envelope(len(t), 0.002, 0.22, seconds)
+        out_: Samples = gain * string * _envelope(len(t), 0.002, 0.22, seconds)
+        return out_
 
     return play
 
@@ -214,7 +217,8 @@ def _sub(f: float, seconds: float, _noise: Samples) -> Samples:
 def _synth_bass(f: float, seconds: float, _noise: Samples) -> Samples:
     t = _time(seconds + 0.08)
     tone = np.tanh(1.6 * (_saw(f, t, 900, closing=6) + 0.6 * np.sin(2 * np.pi * f * t)))
-    return 0.36 * tone * _envelope(len(t), 0.004, 0.07, seconds)
+    out_: Samples = 0.36 * tone * _envelope(len(t), 0.004, 0.07, seconds)
+    return out_
 
 
 def _saws(f: float, seconds: float, _noise: Samples) -> Samples:
@@ -233,13 +237,15 @@ def _lead(f: float, seconds: float, _noise: Samples) -> Samples:
 
 def _power(f: float, seconds: float, _noise: Samples) -> Samples:
     t = _time(seconds + 0.08)
-    return 0.17 * np.tanh(4 * _saw(f, t, 2200)) * np.exp(-0.8 * t) * _envelope(len(t), 0.003, 0.07, seconds)
+    out_: Samples = 0.17 * np.tanh(4 * _saw(f, t, 2200)) * np.exp(-0.8 * t) * _envelope(len(t), 0.003, 0.07, seconds)
+    return out_
 
 
 def _square(f: float, seconds: float, _noise: Samples) -> Samples:
     t = _time(seconds + 0.03)
     odd = [(k, 1 / k, 0.0) for k in range(1, 22, 2)]
-    return 0.2 * _partials(f, t, odd) * np.exp(-1.2 * t) * _envelope(len(t), 0.003, 0.03, seconds)
+    out_: Samples = 0.2 * _partials(f, t, odd) * np.exp(-1.2 * t) * _envelope(len(t), 0.003, 0.03, seconds)
+    return out_
 
 
 def _triangle(f: float, seconds: float, _noise: Samples) -> Samples:
@@ -282,7 +288,8 @@ def _kick(noise: Samples, low: float = 46, high: float = 110, seconds: float = 0
     phase = 2 * np.pi * (low * t + (high / 28) * (1 - np.exp(-28 * t)))
     out = np.sin(phase) * np.exp(-7 * t / (seconds / 0.42))
     out[:300] += 0.25 * noise[:300] * np.exp(-np.arange(300, dtype=np.float32) / 40)
-    return 0.85 * out * _envelope(len(t), 0.001, 0.08, seconds - 0.08)
+    out_: Samples = 0.85 * out * _envelope(len(t), 0.001, 0.08, seconds - 0.08)
+    return out_
 
 
 def _noise_hit(noise: Samples, seconds: float, decay: float, highpass: int, gain: float, tone: float = 0.0) -> Samples:
@@ -293,7 +300,8 @@ def _noise_hit(noise: Samples, seconds: float, decay: float, highpass: int, gain
     out = raw * np.exp(-decay * t)
     if tone:
         out = out * 0.6 + np.sin(2 * np.pi * tone * t) * np.exp(-22 * t)
-    return gain * out * _envelope(len(t), 0.001, seconds * 0.3, seconds * 0.7)
+    out_: Samples = gain * out * _envelope(len(t), 0.001, seconds * 0.3, seconds * 0.7)
+    return out_
 
 
 def _clap(noise: Samples) -> Samples:

@@ -315,10 +315,10 @@ def plan(prompt: str, rng: random.Random) -> Plan:
     found = [name for name, pattern in _STYLE_WORDS if says(pattern)]
     name = found[0] if found else rng.choice(("piano", "lofi", "ambient", "synthwave", "folk"))
     style = STYLES[name]
-    if "piano" in text and name not in ("piano", "jazz"):
+    if "piano" in text and name == "ambient":
+        style = replace(style, chords="piano", pattern="broken", lead="piano", pad="pad", wet=0.3)
+    elif "piano" in text and name not in ("piano", "jazz"):
         style = replace(style, chords="piano" if style.chords != "epiano" else "epiano", lead="piano")
-    elif "piano" in text and "ambient" in found:
-        style = replace(STYLES["ambient"], chords="piano", pattern="broken", lead="piano", pad="pad")
     for word, lead in _LEADS.items():
         if says(word) and word != "piano":
             style = replace(style, lead=lead)

@@ -1,4 +1,4 @@
-"""Pictures that users send: opened safely, turned upright, brought to size; and pictures that go out, as PNG or JPEG."""
+"""Pictures that users send: opened safely, turned upright, brought to size; and those that go out, as PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _plain(image: Image.Image) -> Image.Image:
         return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        lowest = rgba.getextrema()[3][0]
-        return rgba if isinstance(lowest, int) and lowest < 255 else rgba.convert("RGB")
+        opaque = np.asarray(rgba.getchannel("A")).min(initial=255) == 255
+        return rgba.convert("RGB") if opaque else rgba
     return image.convert("RGB")
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deployments.preview.canvas import Canvas, Layer, between, flat, glow_layer, ramp
+from deployments.preview.canvas import Canvas, Layer, Picture, between, flat, glow_layer, ramp
 from deployments.preview.noise import Field, blurred, fbm, line, looked_up, resized, smooth, soft_fbm, tile
 from deployments.preview.palette import Colour, Palette, mix
 
@@ -163,7 +163,8 @@ def paint_aurora(canvas: Canvas, horizon: float, rng: np.random.Generator, tint:
     """Curtains of light."""
     height, width = max(4, round(horizon)), canvas.width
     ys = np.arange(height, dtype=np.float32)[:, None] / height
-    alpha, rgb = np.zeros((height, width), np.float32), np.zeros((height, width, 3), np.float32)
+    alpha: Field = np.zeros((height, width), np.float32)
+    rgb: Picture = np.zeros((height, width, 3), np.float32)
     low, high = tint or (0.25, 1.0, 0.55), (0.62, 0.3, 0.95)
     for index in range(3):
         foot = 0.62 - 0.14 * index + 0.16 * line(rng, width, width / 1.6, 4)

@@ -231,7 +231,9 @@ class _Compressed:
         codec, rate_hz, bit_rate = (
             ("libmp3lame", SAMPLE_RATE_HZ, 64_000) if format_ == "mp3" else ("libopus", 48_000, 32_000)
         )
-        self._stream = self._container.add_stream(codec, rate=rate_hz)
+        stream = self._container.add_stream(codec, rate=rate_hz)
+        assert isinstance(stream, av.AudioStream)
+        self._stream = stream
         self._stream.bit_rate = bit_rate
         self._stream.layout = "mono"
         self._resampler = av.AudioResampler(format=self._stream.format.name, layout="mono", rate=rate_hz)

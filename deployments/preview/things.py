@@ -44,7 +44,7 @@ def paint_lighthouse(
     sprite = Sprite(size * 0.42, aspect=2.4)
 
     def half(y: float) -> float:  # the tower's outline, in sprite units, from foot (0) to gallery (3.6)
-        return 0.56 - 0.24 * (y / 3.6) ** 0.8
+        return 0.56 - 0.24 * math.pow(y / 3.6, 0.8)
 
     top = 3.62
     for index in range(7):

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
 from deployments.preview import motion, pictures
@@ -82,7 +83,7 @@ def _filmed(
         for number in range(frames):
             flag.check()
             image = shoot(number)
-            frame = av.VideoFrame.from_image(image)
+            frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
             yield Progress(fraction=0.1 + 0.88 * (number + 1) / frames, note=f"frame {number + 1} of {frames}")

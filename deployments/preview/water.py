@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from deployments.preview.canvas import Canvas, Layer, between
 from deployments.preview.noise import Field, blurred, line, looked_up, smooth, tile
-from deployments.preview.palette import Palette, mix, scale
+from deployments.preview.palette import Palette, mix
 
 
 def paint_water(

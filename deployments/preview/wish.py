@@ -25,11 +25,13 @@ ELEMENTS: dict[str, str] = {
     "castle": r"castles?|fortress|palace|towers?|kingdom|medieval|citadel",
     "boat": r"boats?|ships?|sailboats?|sails?|sailing|yachts?|vessel|pirate|galleon|fishing",
     "tree": r"tree|oaks?|willows?|maples?|cherry blossoms?|blossoms?|sakura|baobab|birch(es)?|apple tree",
-    "flowers": r"flowers?|roses?|daisy|daisies|tulips?|poppy|poppies|sunflowers?|lavender|bouquet|bloom(ing|s)?|wildflowers?|garden",
+    "flowers": r"flowers?|roses?|daisy|daisies|tulips?|poppy|poppies|sunflowers?|lavender|bouquet|bloom(ing|s)?|"
+               r"wildflowers?|garden",
     "cat": r"cats?|kittens?|kitty|feline",
     "dog": r"dogs?|pupp(y|ies)|wolf|wolves|fox(es)?|coyote",
     "birds": r"birds?|gulls?|seagulls?|crows?|ravens?|eagles?|swallows?|geese|flock|hawks?|parrots?|owls?|doves?",
-    "person": r"person|people|man|woman|girl|boy|child|children|traveller|traveler|wanderer|hiker|samurai|knight|wizard|"
+    "person": r"person|people|man|woman|girl|boy|child|children|traveller|traveler|wanderer|hiker|samurai|"
+              r"knight|wizard|"
               r"monk|figure|couple|lovers|astronaut|fisherman|king|queen|princess|portrait",
     "balloon": r"balloons?|airships?|zeppelins?|hot air",
     "windmill": r"windmills?|mills?|dutch|holland",
@@ -56,7 +58,8 @@ TIMES: dict[str, str] = {
     "dawn": r"dawn|sunrise|morning|daybreak|early light",
     "golden": r"golden hour|afternoon|warm light|summer|late light",
     "dusk": r"dusk|twilight|blue hour|gloaming",
-    "night": r"night|midnight|nocturne|moonlight|moonlit|moon|starry|stars|milky way|aurora|northern lights|fireflies|dark",
+    "night": r"night|midnight|nocturne|moonlight|moonlit|moon|starry|stars|milky way|aurora|northern lights|"
+    r"fireflies|dark",
     "noon": r"noon|midday|day|daylight|sunny|bright|clear sky|spring|blue sky",
     "storm": r"storm|stormy|tempest|hurricane|thunder|thunderstorms?|gale|dramatic|rough sea|raging|typhoon",
     "overcast": r"overcast|grey sky|gloomy|cloudy|rainy|fog|foggy|mist|misty",
@@ -65,7 +68,8 @@ TIMES: dict[str, str] = {
 }
 
 STYLES: dict[str, str] = {
-    "oil": r"oil|oil painting|oil on canvas|impasto|van gogh|monet|impressionis[tm]\w*|painting|painterly|palette knife|turner",
+    "oil": r"oil|oil painting|oil on canvas|impasto|van gogh|monet|impressionis[tm]\w*|painting|painterly|"
+           r"palette knife|turner",
     "watercolor": r"water-?colou?rs?|aquarelle|wash",
     "sketch": r"sketch|pencil|graphite|charcoal|drawing|line art|etching|hatching|engraving",
     "pixel": r"pixel|pixel-?art|8-?bit|16-?bit|retro game",
@@ -89,9 +93,12 @@ _ON_WATER = frozenset({"boat", "whale"})
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """A prompt, understood. ``elements`` in no order; ``time`` "" leaves it to the seed, ``style`` "" to the house
-    style; ``colours`` in the order of the prompt, ``tints`` those of them that are not the colour of one thing ("a black
-    cat", "green hills"): they steer the whole palette. Nothing recognised: ``abstract``."""
+    """A prompt, understood.
+
+    ``elements`` in no order; ``time`` "" leaves it to the seed, ``style`` "" is the house style; ``colours`` in the
+    order of the prompt, ``tints`` those that are not the colour of one thing ("a black cat", "green hills"): they
+    steer the whole palette. ``abstract``: nothing was recognised.
+    """
 
     elements: frozenset[str]
     time: str
