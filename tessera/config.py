@@ -84,6 +84,11 @@ class WorkerConfig(_Frozen):
         """The custom resources of the replica: its own, and 0.01 of its node's (a node offers 100)."""
         return {self.node: 0.01, **self.resources}
 
+    @property
+    def application(self) -> str:
+        """The name of this worker's Serve application."""
+        return f"worker-{self.name}"
+
     def fingerprint(self) -> str:
         """Changes when anything of this worker changes: what decides whether it is deployed anew."""
         return _digest(self.model_dump(mode="json"))
@@ -160,13 +165,18 @@ class ClusterConfig(_Frozen):
         return _digest(self.model_dump(mode="json"))
 
 
-def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
-    """Read the cluster file: ``TESSERA_CLUSTER``, else the one shipped in the package ``cluster``.
-
-    ``TESSERA_NOOP=1`` enables the worker ``noop``. Raises ``ConfigError`` with the entry to correct.
-    """
+def cluster_file(environ: Mapping[str, str]) -> Path:
+    """The cluster file: ``TESSERA_CLUSTER``, else the one shipped in the package ``cluster``."""
     named = environ.get("TESSERA_CLUSTER")
-    path = Path(named) if named else Path(__file__).resolve().parent.parent / "cluster" / "cluster.toml"
+    return Path(named) if named else Path(__file__).resolve().parent.parent / "cluster" / "cluster.toml"
+
+
+def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
+    """Read the cluster file. ``TESSERA_NOOP=1`` enables the worker ``noop``.
+
+    Raises ``ConfigError`` with the entry to correct.
+    """
+    path = cluster_file(environ)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

