@@ -1,5 +1,4 @@
-"""Bad days on a real cluster: processes are killed under load, and no job is lost, run twice into two results, or charged
-twice."""
+"""Bad days on a real cluster: processes are killed under load, and no job is lost, completed twice or charged twice."""
 
 from __future__ import annotations
 
