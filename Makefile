@@ -1,0 +1,57 @@
+# Tessera. 'make' alone explains the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs doctor test check fmt bench lock clean venv
+
+BIN := .venv/bin
+# A test run must not touch the platform of the developer who starts it.
+TEST_ENV := env -u DATABASE_URL -u RAY_ADDRESS -u TESSERA_HOME -u TESSERA_URL -u TESSERA_API_KEY -u TESSERA_PORT \
+	-u TESSERA_CLUSTER -u TESSERA_NOOP
+
+help: ## Explain the targets
+	@printf 'Tessera: your own machines as an AI-inference service.\n\n'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@printf '\nBegin with: make up && .venv/bin/tessera generate image "a lighthouse in a storm, oil painting"\n'
+	@printf 'Settings:   TESSERA_HOME, TESSERA_PORT, DATABASE_URL, RAY_ADDRESS, TESSERA_CLUSTER; PYTHON for make itself\n'
+
+up: venv ## Start everything on this machine and prove it by a job; safe to repeat
+	@$(BIN)/tessera up
+
+down: venv ## End what 'make up' has started; the data stays
+	@$(BIN)/tessera down
+
+status: venv ## Show what runs, where it listens, what memory it takes
+	@$(BIN)/tessera status
+
+logs: venv ## Follow the logs of all parts
+	@$(BIN)/tessera logs --follow
+
+doctor: venv ## Check this machine and list every open port
+	@$(BIN)/tessera doctor
+
+test: venv ## Run all tests; they bring their own Postgres and Ray
+	@$(TEST_ENV) $(BIN)/python -m pytest
+
+check: venv ## Lint, format, types and architecture: what needs no process
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(TEST_ENV) $(BIN)/python -m pytest -q tests/architecture
+
+fmt: venv ## Bring the code into its format
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+bench: venv ## Measure the platform that runs here (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks
+
+lock: venv ## Resolve the dependencies anew into requirements.lock
+	@.venv-tools/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+clean: ## Remove .venv, its tools and all caches; never .tessera, which holds the data
+	@rm -rf .venv .venv-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.tessera/*' -prune -exec rm -rf {} +
+
+venv:
+	@.ci/make-venv
