@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from deployments.preview.canvas import Canvas
@@ -120,7 +122,8 @@ class Composition:
             palette = palette.mixed(PALETTES["overcast"], 0.4)
         if self.wish.says("autumn", "october", "maple") and self.time != "autumn":
             palette = palette.mixed(PALETTES["autumn"], 0.3)
-        return palette.tinted(self.wish.tints)
+        palette = palette.tinted(self.wish.tints)
+        return palette if self.wish.sun is None else replace(palette, sun=self.wish.sun)
 
     def _horizon_share(self) -> float:
         if self.has("space"):

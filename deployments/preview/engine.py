@@ -37,8 +37,11 @@ class KindModule(Protocol):
     def check(self) -> None:
         """Raises EngineError where the kind cannot work on this machine."""
 
-    def run(self, job: EngineJob, flag: CancelFlag) -> Iterator[EngineEvent]:
-        """The events of one run, the last one Done. Raises InvalidInput, EngineError or Cancelled."""
+    def run(self, job: EngineJob, flag: CancelFlag, **options: float) -> Iterator[EngineEvent]:
+        """The events of one run, the last one Done; ``options`` are the engine's own for that kind.
+
+        Raises InvalidInput, EngineError or Cancelled.
+        """
 
 
 @dataclass(kw_only=True)
@@ -207,11 +210,8 @@ class PreviewEngine:
 
     def _generator(self, run: _Run) -> Iterator[EngineEvent]:
         module = self._kinds[run.job.kind]
-        if run.job.kind is Kind.TEXT:
-            from deployments.preview import text
-
-            return text.run(run.job, run.flag, tokens_per_s=self._tokens_per_s)
-        return module.run(run.job, run.flag)
+        options = {"tokens_per_s": self._tokens_per_s} if run.job.kind is Kind.TEXT else {}
+        return module.run(run.job, run.flag, **options)
 
     def _running(self) -> int:
         return sum(run.state is RunState.RUNNING for run in self._runs.values())

@@ -17,7 +17,9 @@ def finished(rgb: Picture, style: str, rng: np.random.Generator, unit: float, fl
     """The picture in its style; "" is the house style, a fine gouache. ``unit`` as of the canvas."""
     match style:
         case "oil":
-            rgb = painted(graded(rgb, 1.06), rng, unit, flag, sizes=(4.4, 2.2, 1.15, 0.62), relief=0.26, faithful=0.8)
+            rgb = painted(
+                graded(rgb, 1.06), rng, unit, flag, sizes=(4.4, 2.2, 1.15, 0.62), relief=0.2, share=0.95, faithful=0.8
+            )
         case "watercolor":
             rgb = watercolour(rgb, rng, unit)
         case "sketch":
@@ -74,9 +76,7 @@ def flow(rgb: Picture, unit: float, rng: np.random.Generator) -> tuple[Field, Fi
     grey = luminance(rgb)
     rows, columns = max(8, round(grey.shape[0] / 4)), max(8, round(grey.shape[1] / 4))
     small = resized(grey, rows, columns)
-    gy: Field
-    gx: Field
-    gy, gx = np.gradient(small)
+    gy, gx = (np.asarray(slope) for slope in np.gradient(small))
     spread = max(1.5, unit * 1.5 / 4)
     jxx, jyy, jxy = blurred(gx * gx, spread), blurred(gy * gy, spread), blurred(gx * gy, spread)
     angle = 0.5 * np.arctan2(2 * jxy, jxx - jyy) + np.pi / 2

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from deployments.preview import pictures
 from deployments.preview.abstract import paint_abstract
@@ -145,7 +145,6 @@ def as_picture(image: Image.Image) -> Picture:
 def _from_words(request: _Request, seed: int, flag: CancelFlag) -> Iterator[_Step]:
     wish = understood(request.prompt, request.negative)
     rng = generator(request.prompt, seed)
-    canvas = Canvas(width=1, height=1)
     width, height = painting_size(request.width, request.height)
     canvas = Canvas(width=width, height=height)
     shown = False
@@ -259,8 +258,6 @@ def _with_detail(
 
 def _only_inside(original: Image.Image, changed: Image.Image, mask: Image.Image, flag: CancelFlag) -> Image.Image:
     """The change where the mask is white, softly towards its edge; elsewhere exactly the original's pixels."""
-    from PIL import ImageFilter
-
     flag.check()
     inside = mask.point([0] * 128 + [255] * 128)
     radius = max(1.0, min(mask.size) / 120)

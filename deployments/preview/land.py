@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deployments.preview.canvas import Canvas, Layer, between, flat
-from deployments.preview.noise import Field, fbm, line, looked_up, smooth, soft_fbm, tile
+from deployments.preview.noise import Field, blurred, fbm, line, looked_up, smooth, soft_fbm, tile
 from deployments.preview.palette import Colour, Palette, mix, scale
 
 
@@ -248,7 +248,7 @@ def paint_rocks(
     width = canvas.width
     x = np.arange(width, dtype=np.float32)
     along = x / width if side < 0 else 1 - x / width
-    body = smooth(reach, reach * 0.25, along) * (0.8 + 0.2 * smooth(reach, 0.0, along))
+    body = smooth(reach, reach * 0.42, along) * (0.8 + 0.2 * smooth(reach, 0.0, along))
     broken = line(rng, width, canvas.unit * 22, 6, gain=0.6)
     steps = np.round(broken * 2.5) / 2.5
     crest = (
@@ -442,8 +442,6 @@ def paint_city(
         windows = _image_layer("windows", lights.reduce(2), near=0.1 + 0.5 * near, motion="flicker")
         canvas.add(windows)
         if palette.dusk > 0.4:
-            from deployments.preview.noise import blurred
-
             halo = np.stack(
                 [blurred(windows.rgb[..., c] * windows.alpha, canvas.unit * 2.2) for c in range(3)], axis=-1
             )

@@ -116,7 +116,8 @@ class Scene(Composition):
             size = canvas.unit * (
                 15 if self.wish.style == "vaporwave" else 4.4 if self.time in ("sunset", "dawn", "dusk") else 3.4
             )
-            sky.paint_sun(canvas, palette, self.sun, size, bare=not veiled and self.time != "dusk")
+            bare = self.wish.sun is not None or (not veiled and self.time != "dusk")
+            sky.paint_sun(canvas, palette, self.sun, size, bare=bare, striped=self.wish.style == "vaporwave")
         if self.has("moon") and not self.night:
             sky.paint_moon(
                 canvas,
@@ -173,7 +174,7 @@ class Scene(Composition):
         grand = self.wish.says(
             "mountain", "mountains", "peak", "peaks", "alps", "alpine", "summit", "himalaya", "himalayas"
         )
-        tall = 1.42 if grand else 0.9
+        tall = 1.3 if grand else 0.85
         if self.wish.style == "minimal":
             land.paint_mountains(
                 self.canvas, self.palette, self.horizon, self.side, self.rng, ranges=3, snow=False, tall=tall
@@ -288,8 +289,8 @@ class Scene(Composition):
             )
         self.lamp = things.paint_lighthouse(canvas, palette, x, foot, size, self.side, self._band())
         if self.heavy:
-            tip = canvas.width * (reach * 0.72 if self.side > 0 else 1 - reach * 0.72)
-            for dx, big in ((0, 22.0), (7, 15.0), (-9, 19.0), (-18, 13.0)):
+            tip = canvas.width * (reach * 0.84 if self.side > 0 else 1 - reach * 0.84)
+            for dx, big in ((1, 21.0), (8, 14.0), (-6, 16.0)):
                 water.paint_spray(
                     canvas, palette, tip + self.side * dx * canvas.unit, base + canvas.unit * 2, canvas.unit * big, rng
                 )
@@ -575,9 +576,9 @@ class Scene(Composition):
 
     def _air(self) -> None:
         canvas, palette, rng = self.canvas, self.palette, self.rng
-        if self.has("fog"):
+        if self.has("fog") and self.wish.style != "minimal":
             sky.paint_fog(canvas, palette, self.horizon, rng, strength=0.85)
-        elif not self.has("space") and not self.night and not self.heavy:
+        elif not self.has("space") and not self.night and not self.heavy and self.wish.style != "minimal":
             sky.paint_fog(canvas, palette, self.horizon, rng, strength=0.14)
         if self.has("rain"):
             sky.paint_rain(canvas, palette, rng, strength=1.25 if self.wish.storm else 1.0)

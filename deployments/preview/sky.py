@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -62,13 +63,21 @@ def paint_stars(canvas: Canvas, palette: Palette, horizon: float, rng: np.random
     canvas.add(Layer(name="stars", rgb=rgb, alpha=alpha, motion="twinkle", glow=True))
 
 
-def paint_sun(canvas: Canvas, palette: Palette, at: tuple[float, float], radius: float, *, bare: bool) -> None:
-    """The disc with its glow; without ``bare`` only the glow, as behind clouds."""
+def paint_sun(
+    canvas: Canvas, palette: Palette, at: tuple[float, float], radius: float, *, bare: bool, striped: bool = False
+) -> None:
+    """The disc with its glow; without ``bare`` only the glow, as behind clouds. ``striped``: as in the eighties."""
     x, y = at
     canvas.add(glow_layer("sun glow", canvas.width, canvas.height, x, y, radius * 6, palette.sun, 0.5))
     if bare:
         canvas.add(glow_layer("sun halo", canvas.width, canvas.height, x, y, radius * 2.2, palette.sun, 0.75))
-        canvas.add(_disc(canvas, x, y, radius, mix(palette.sun, (1, 1, 1), 0.55), 1.0))
+        disc = _disc(x, y, radius, mix(palette.sun, (1, 1, 1), 0.15 if striped else 0.5), 1.0)
+        if striped:
+            down = np.linspace(-1.05, 1.05, disc.alpha.shape[0], dtype=np.float32)[:, None]
+            gaps = smooth(0.1, -0.1, np.sin(down * 22) + 0.8 - 1.1 * np.clip(down, 0, 1)) * (down > 0)
+            rgb = between((1.0, 0.86, 0.42), (1.0, 0.25, 0.62), np.clip(0.5 + 0.5 * down, 0, 1) + 0 * disc.alpha)
+            disc = replace(disc, rgb=rgb, alpha=disc.alpha * (1 - gaps))
+        canvas.add(disc)
 
 
 def paint_moon(
@@ -102,7 +111,7 @@ def paint_moon(
     )
 
 
-def _disc(canvas: Canvas, x: float, y: float, radius: float, tone: Colour, strength: float) -> Layer:
+def _disc(x: float, y: float, radius: float, tone: Colour, strength: float) -> Layer:
     size = max(4, round(radius * 2 + 6))
     ys, xs = np.mgrid[0:size, 0:size].astype(np.float32)
     far = np.sqrt((xs - size / 2) ** 2 + (ys - size / 2) ** 2)

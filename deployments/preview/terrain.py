@@ -71,10 +71,10 @@ def _heights(x: Field, depth: Field, rng: np.random.Generator) -> Field:
         n = looked_up(
             field, depth * frequency + bend + shift[2] * (octave + 1), x * frequency + bend + shift[3] * (octave + 1)
         )
-        ridge = np.clip(1 - np.abs(n) * 0.85, 0, 1) ** 1.7
+        ridge = np.clip(1 - np.abs(n) * 0.85, 0, 1) ** 1.5
         total += np.float32(share) * ridge * weight
         weight = np.clip(ridge * 1.5, 0.08, 1)
-        share *= 0.52
+        share *= 0.47
         frequency *= 2.05
         bend = bend * 2.05
     massif = 0.5 + 0.5 * np.tanh(0.9 * looked_up(soft, depth * 22 + shift[4], x * 22 + shift[5]))

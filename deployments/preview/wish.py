@@ -84,7 +84,7 @@ STYLES: dict[str, str] = {
 _OWNERS = (
     r"cats?|kittens?|dogs?|fox(es)?|wolf|boats?|ships?|sails?|sailboats?|houses?|cottages?|roofs?|balloons?|trees?|roses?|"
     r"flowers?|tulips?|mushrooms?|toadstools?|lighthouses?|coat|dress|cloak|hat|hair|eyes|castle|birds?|hills?|fields?|"
-    r"grass|meadows?|forests?|woods?|leaves|planets?|stripes?|doors?|umbrella|barns?|cabin|windmill|sky|skies"
+    r"grass|meadows?|forests?|woods?|leaves|planets?|stripes?|doors?|umbrella|barns?|cabin|windmill|sky|skies|sun|moon"
 )
 
 WATER = ("sea", "lake", "river", "beach")
@@ -97,7 +97,7 @@ class Wish:
 
     ``elements`` in no order; ``time`` "" leaves it to the seed, ``style`` "" is the house style; ``colours`` in the
     order of the prompt, ``tints`` those that are not the colour of one thing ("a black cat", "green hills"): they
-    steer the whole palette. ``abstract``: nothing was recognised.
+    steer the whole palette. ``sun``: the colour of the sun, if one was named. ``abstract``: nothing was recognised.
     """
 
     elements: frozenset[str]
@@ -106,6 +106,7 @@ class Wish:
     style: str
     colours: tuple[Colour, ...]
     tints: tuple[Colour, ...]
+    sun: Colour | None
     abstract: bool
     words: frozenset[str]
 
@@ -177,6 +178,7 @@ def understood(prompt: str, negative: str = "") -> Wish:
         style=style,
         colours=colours[:3],
         tints=tints[:3],
+        sun=next((COLOURS[word] for word in re.findall(r"([a-z]+) (?:sun|moon)\b", text) if word in COLOURS), None),
         abstract=abstract,
         words=frozenset(re.findall(r"[a-z]+", text)),
     )

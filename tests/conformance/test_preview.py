@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
+import subprocess
+import sys
 import uuid
 import wave
 from typing import Any
@@ -190,6 +193,23 @@ async def test_a_job_for_a_model_that_is_not_served_is_refused(case: Case) -> No
         await collected(case.engine(), foreign)
 
 
+@pytest.mark.parametrize(
+    ("model", "needless"),
+    [
+        ("preview-text", {"numpy", "PIL", "av", "pocketsphinx", "espeakng_loader", "ray"}),
+        ("preview-image", {"av", "pocketsphinx", "espeakng_loader", "ray"}),
+        ("preview-speech", {"pocketsphinx", "PIL", "ray"}),
+    ],
+)
+def test_a_worker_imports_the_libraries_of_its_models_only(model: str, needless: set[str]) -> None:
+    code = (
+        "import sys; from deployments.preview.engine import PreviewEngine; "
+        f"PreviewEngine([{model!r}]); print(*sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not needless & set(ran.stdout.split())
+
+
 async def test_a_reader_that_leaves_frees_the_slot() -> None:
     engine, asked = PreviewEngine(["preview-music"]), renewed(CASES[5].slow)
     running = engine.run(asked, 1)
@@ -198,11 +218,5 @@ async def test_a_reader_that_leaves_frees_the_slot() -> None:
     for _ in range(200):
         if (await engine.capacity()).running == 0:
             break
-        await _pause()
+        await asyncio.sleep(0.01)
     assert await engine.reconcile(asked.id, 1) is RunState.CANCELLED
-
-
-async def _pause() -> None:
-    import asyncio
-
-    await asyncio.sleep(0.01)
