@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, generate, jobs
+from tessera.cli import account, generate, jobs, platform
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -51,6 +51,7 @@ app.add_typer(generate.app, name="generate", rich_help_panel=MAKE)
 app.command("transcribe", rich_help_panel=MAKE, epilog=generate.TRANSCRIBE_EPILOG)(generate.transcribe)
 jobs.register(app, WORK)
 account.register(app, ACCOUNT)
+platform.register(app, PLATFORM)
 
 
 def _version(asked: bool) -> None:

@@ -67,6 +67,8 @@ def api_exit_code(status: int) -> ExitCode:
 def tell(error: Exception, screen: Screen, *, debug: bool) -> ExitCode:
     """Tell a failure once, in the form that the screen wants, and return the code to leave with."""
     from tessera.client import ApiError, ClientError, ConnectionFailed
+    from tessera.config import ConfigError
+    from tessera.local.runtime import RuntimeFolderError
 
     if debug:
         traceback.print_exception(error)
@@ -80,6 +82,8 @@ def tell(error: Exception, screen: Screen, *, debug: bool) -> ExitCode:
     elif isinstance(error, CliError):
         exit_code, lines = error.exit_code, [headline(error.message)]
         document = {"code": error.code, "message": error.message, **error.details}
+    elif isinstance(error, (ConfigError, RuntimeFolderError)):
+        exit_code, document, lines = ExitCode.USAGE, {"code": "config", "message": str(error)}, [headline(str(error))]
     elif isinstance(error, OSError) and error.filename is not None:
         exit_code, message = ExitCode.USAGE, f"{error.filename}: {error.strerror}."
         document, lines = {"code": "file", "message": message}, [headline(message)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -182,9 +182,7 @@ def _show(found: Job, screen: Screen) -> None:
     row("state", _state(found))
     row("kind", f"{found.kind}, by {clean(found.model)}" + (" (a preview engine)" if found.preview else ""))
     row("asked for", Text(clean(_what(found))))
-    given = {
-        k: v for k, v in found.input.items() if k not in {"prompt", "text", "messages"} and v not in (None, "", [])
-    }
+    given = _given(found)
     if given:
         row("with", Text(clean(", ".join(f"{name} {value}" for name, value in given.items()))))
     row("tier", found.tier)
@@ -240,4 +238,10 @@ def _ago(found: Job, now: datetime) -> str:
 def _what(found: Job) -> str:
     from tessera.cli.telling import words_of
 
-    return words_of(found) or ", ".join(f"{name} {value}" for name, value in found.input.items())
+    return words_of(found) or ", ".join(f"{name} {value}" for name, value in _given(found).items())
+
+
+def _given(found: Job) -> dict[str, Any]:
+    """The input without its words and without what says nothing."""
+    said = {"prompt", "text", "messages"}
+    return {k: v for k, v in found.input.items() if k not in said and v not in (None, "", [], False)}
