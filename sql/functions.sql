@@ -45,6 +45,8 @@ BEGIN
 END $$;
 CREATE OR REPLACE TRIGGER token_ledger_refuse_change BEFORE UPDATE OR DELETE ON token_ledger
     FOR EACH ROW EXECUTE FUNCTION token_ledger_refuse_change();
+CREATE OR REPLACE TRIGGER token_ledger_refuse_truncate BEFORE TRUNCATE ON token_ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION token_ledger_refuse_change();
 
 -- What a user may do: the plan's limits, replaced by the user's own where they are set.
 CREATE OR REPLACE VIEW user_limits AS
@@ -61,6 +63,12 @@ FROM users u JOIN plans p ON p.id = u.plan_id;
 
 CREATE OR REPLACE FUNCTION utc_day(p_at timestamptz) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (p_at AT TIME ZONE 'utc')::date
+$$;
+
+-- The time that one submission takes of the rate limit: whole microseconds, rounded down, so that the allowance of a
+-- minute fits into it (rounded up, a limit of 7 let 6 through).
+CREATE OR REPLACE FUNCTION submission_interval(p_per_min integer) RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN p_per_min > 60000000 THEN 1 ELSE 60000000 / p_per_min END * interval '1 microsecond'
 $$;
 
 -- Append events in the order of commit. rows: [{job_id, job_seq|null, user_id, type, attempt, data, ord}]. Call it last.
@@ -159,7 +167,7 @@ BEGIN
         v_wait := NULL;
         v_outcome := 'admitted';
         v_tat := greatest(v_tat, v_now);
-        v_step := interval '1 minute' / r.submissions_per_min;
+        v_step := submission_interval(r.submissions_per_min);
         IF r.tier IS NULL THEN
             v_outcome := 'unknown_user';
         ELSIF r.id = ANY (v_known) THEN
@@ -188,6 +196,7 @@ BEGIN
                 v_queued := v_queued + 1;
                 v_tat := v_tat + v_step;
                 v_accepted := v_accepted || r.ord;
+                v_known := v_known || r.id;
                 IF r.idempotency_key IS NOT NULL THEN
                     INSERT INTO idempotency_keys AS i (user_id, key, body_sha256, job_id, created_at)
                     VALUES (r.user_id, r.idempotency_key, decode(r.body_sha256, 'hex'), r.id, v_now)
@@ -221,7 +230,7 @@ BEGIN
 
     UPDATE user_state s
     SET queued = s.queued + d.n,
-        tat = greatest(s.tat, v_now) + d.n * (interval '1 minute' / l.submissions_per_min)
+        tat = greatest(s.tat, v_now) + d.n * submission_interval(l.submissions_per_min)
     FROM (SELECT x.user_id, count(*)::integer AS n
           FROM jsonb_to_recordset(p_batch) AS x(ord integer, user_id uuid)
           WHERE x.ord = ANY (v_accepted) GROUP BY x.user_id) d
