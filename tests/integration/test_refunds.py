@@ -1,0 +1,321 @@
+"""The refunds, each through the function that ends the job, on the hold's day and after midnight; and the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tessera.ids import new_id
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+MIDNIGHT = timedelta(days=1)
+EPOCH = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How a job of 1,000 mt ends, what it is charged, and the entries after its hold; a grant is of the day it ends."""
+
+    why: str
+    ends: str  # the function: finish, end_waiting, request_cancel
+    row: dict[str, Any]
+    state: str
+    charged: int
+    entries: list[tuple[str, int]]
+    granted: bool = False  # after midnight an equal grant follows, because the cause was ours
+
+
+CASES = [
+    Case(
+        why="completed",
+        ends="finish",
+        row={"outcome": "completed"},
+        state="completed",
+        charged=1000,
+        entries=[("settlement", 0)],
+    ),
+    Case(
+        why="text settles what was generated",
+        ends="finish",
+        row={"outcome": "completed", "charged_mt": 300},
+        state="completed",
+        charged=300,
+        entries=[("settlement", -700)],
+    ),
+    Case(
+        why="our error",
+        ends="finish",
+        row={"outcome": "failed", "error": {"code": "stuck"}, "reason": "stuck"},
+        state="failed",
+        charged=0,
+        entries=[("refund", -1000)],
+        granted=True,
+    ),
+    Case(
+        why="quarantined",
+        ends="finish",
+        row={"outcome": "failed", "error": {"code": "quarantined"}},
+        state="failed",
+        charged=0,
+        entries=[("refund", -1000)],
+        granted=True,
+    ),
+    Case(
+        why="failed by the user's own input",
+        ends="finish",
+        row={"outcome": "failed", "error": {"code": "invalid_input"}, "ours": False},
+        state="failed",
+        charged=0,
+        entries=[("refund", -1000)],
+    ),
+    Case(
+        why="cancelled while running: the part not executed",
+        ends="finish",
+        row={"outcome": "cancelled", "charged_mt": 250},
+        state="cancelled",
+        charged=250,
+        entries=[("refund", -750)],
+    ),
+    Case(
+        why="cancelled at its very end",
+        ends="finish",
+        row={"outcome": "cancelled", "charged_mt": 1000},
+        state="cancelled",
+        charged=1000,
+        entries=[("settlement", 0)],
+    ),
+    Case(
+        why="expired",
+        ends="end_waiting",
+        row={"to_state": "expired", "error": {"code": "deadline_passed"}},
+        state="expired",
+        charged=0,
+        entries=[("refund", -1000)],
+        granted=True,
+    ),
+    Case(
+        why="failed while waiting: its model was withdrawn",
+        ends="end_waiting",
+        row={"to_state": "failed", "error": {"code": "model_missing"}},
+        state="failed",
+        charged=0,
+        entries=[("refund", -1000)],
+        granted=True,
+    ),
+    Case(
+        why="cancelled while waiting",
+        ends="request_cancel",
+        row={},
+        state="cancelled",
+        charged=0,
+        entries=[("refund", -1000)],
+    ),
+]
+
+
+class Books:
+    """One user on one connection, with a clock of its own."""
+
+    def __init__(self, connection: asyncpg.Connection, user: UUID) -> None:
+        self.connection, self.user, self.now = connection, user, NOON
+
+    async def admit(self, cost_mt: int = 1000, **values: Any) -> UUID:
+        job = new_id()
+        row = {
+            "ord": 0,
+            "id": str(job),
+            "user_id": str(self.user),
+            "kind": "image",
+            "model": "m",
+            "input": {},
+            "cost_mt": cost_mt,
+        }
+        answers = await self.connection.fetch("SELECT outcome FROM admit($1, $2)", [{**row, **values}], self.now)
+        assert [answer["outcome"] for answer in answers] == ["admitted"]
+        return job
+
+    async def claim(self, job: UUID) -> int:
+        claims = [{"job_id": str(job), "worker": "w", "ord": 0}]
+        attempt: int = await self.connection.fetchval(
+            "SELECT attempt FROM claim($1, $2, 30, $3)", EPOCH, claims, self.now
+        )
+        return attempt
+
+    async def finish(self, job: UUID, attempt: int, **row: Any) -> str | None:
+        rows = [{"ord": 0, "job_id": str(job), "attempt": attempt, **row}]
+        state: str | None = await self.connection.fetchval(
+            "SELECT state FROM finish($1, $2, $3)", EPOCH, rows, self.now
+        )
+        return state
+
+    async def end(self, job: UUID, case: Case) -> None:
+        if case.ends == "end_waiting":
+            rows = [{"ord": 0, "job_id": str(job), **case.row}]
+            await self.connection.execute("SELECT * FROM end_waiting($1, $2)", rows, self.now)
+        elif case.ends == "request_cancel":
+            await self.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, self.user, self.now)
+
+    async def ledger(self, job: UUID) -> list[tuple[Any, ...]]:
+        rows = await self.connection.fetch(
+            "SELECT entry, amount_mt, day, kind FROM token_ledger WHERE job_id = $1 ORDER BY id", job
+        )
+        return [tuple(row) for row in rows]
+
+    async def used(self) -> int:
+        """What counts against the quota now, as admission reads it."""
+        row = await self.connection.fetchrow("SELECT day, used_mt FROM user_state WHERE user_id = $1", self.user)
+        return row["used_mt"] if row["day"] == self.now.date() else 0
+
+    async def check(self) -> None:
+        mismatch = await self.connection.fetch(
+            "SELECT user_id, day, kind"
+            " FROM (SELECT user_id, day, kind, sum(amount_mt) s FROM token_ledger GROUP BY 1, 2, 3) l"
+            " FULL JOIN (SELECT user_id, day, kind, used_mt s FROM usage_daily) u USING (user_id, day, kind)"
+            " WHERE l.s IS DISTINCT FROM u.s"
+        )
+        assert mismatch == []
+        row = await self.connection.fetchrow("SELECT queued, running FROM user_state WHERE user_id = $1", self.user)
+        assert tuple(row) == (0, 0)
+
+
+@pytest.fixture
+async def books(connection: asyncpg.Connection, user: UUID) -> Books:
+    await connection.execute("UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", user, NOON.date(), NOON)
+    return Books(connection, user)
+
+
+@pytest.mark.parametrize("next_day", [False, True], ids=["same day", "after midnight"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
+async def test_a_job_is_settled_or_refunded_on_the_day_of_its_hold(books: Books, case: Case, next_day: bool) -> None:
+    job = await books.admit()
+    attempt = await books.claim(job) if case.ends == "finish" else 0
+    books.now += MIDNIGHT if next_day else timedelta(seconds=9)
+    if case.ends == "finish":
+        assert await books.finish(job, attempt, **case.row) == case.state
+    else:
+        await books.end(job, case)
+    row = await books.connection.fetchrow("SELECT state, charged_mt, day FROM jobs WHERE id = $1", job)
+    assert tuple(row) == (case.state, case.charged, NOON.date())
+    expected: list[tuple[Any, ...]] = [("hold", 1000, NOON.date(), "image")]
+    expected += [(entry, amount, NOON.date(), "image") for entry, amount in case.entries]
+    if next_day and case.granted:
+        expected.append(("grant", -1000, books.now.date(), "account"))
+    assert await books.ledger(job) == expected
+    assert await books.used() == (case.charged if not next_day else -1000 if case.granted else 0)
+    await books.check()
+
+
+async def test_a_grant_is_quota_for_the_day_on_which_it_is_given_only(books: Books) -> None:
+    job = await books.admit(cost_mt=20_000)
+    attempt = await books.claim(job)
+    books.now += MIDNIGHT
+    await books.finish(job, attempt, outcome="failed", error={"code": "stuck"})
+    await books.finish(more := await books.admit(cost_mt=40_000), await books.claim(more), outcome="completed")
+    assert await books.used() == 20_000
+    books.now += MIDNIGHT
+    await books.finish(last := await books.admit(cost_mt=20_000), await books.claim(last), outcome="completed")
+    assert await books.used() == 20_000
+    await books.check()
+
+
+async def test_a_job_asked_to_end_is_cancelled_and_refunded_instead_of_requeued(books: Books) -> None:
+    job = await books.admit()
+    attempt = await books.claim(job)
+    assert await books.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, books.user, books.now) == "running"
+    assert (
+        await books.finish(job, attempt, outcome="requeued", failed=True, error={"code": "worker_lost"}) == "cancelled"
+    )
+    assert [entry[:2] for entry in await books.ledger(job)] == [("hold", 1000), ("refund", -1000)]
+    await books.check()
+
+
+async def test_a_result_that_is_there_before_the_cancel_is_charged(books: Books) -> None:
+    job = await books.admit()
+    attempt = await books.claim(job)
+    await books.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, books.user, books.now)
+    assert await books.finish(job, attempt, outcome="completed") == "completed"
+    assert await books.used() == 1000
+    assert (
+        await books.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, books.user, books.now) == "completed"
+    )
+    await books.check()
+
+
+async def test_a_requeued_job_keeps_its_hold_and_is_settled_once(books: Books) -> None:
+    job = await books.admit()
+    first = await books.claim(job)
+    assert await books.finish(job, first, outcome="requeued", failed=True, error={"code": "worker_lost"}) == "queued"
+    assert [entry[0] for entry in await books.ledger(job)] == ["hold"]
+    second = await books.claim(job)
+    assert await books.finish(job, second, outcome="completed") == "completed"
+    assert [entry[0] for entry in await books.ledger(job)] == ["hold", "settlement"]
+    await books.check()
+
+
+async def test_a_late_finish_of_an_old_attempt_is_ignored(books: Books) -> None:
+    job = await books.admit()
+    first = await books.claim(job)
+    await books.finish(job, first, outcome="requeued", failed=True)
+    assert await books.finish(job, first, outcome="completed") is None
+    second = await books.claim(job)
+    assert second == first + 1
+    assert await books.finish(job, first, outcome="failed", error={"code": "stuck"}) is None
+    assert await books.finish(job, second, outcome="completed") == "completed"
+    assert await books.finish(job, second, outcome="completed") is None
+    await books.check()
+
+
+async def test_another_leaders_epoch_fences_every_write(books: Books) -> None:
+    job = await books.admit()
+    await books.connection.execute("UPDATE leader SET epoch = 7")
+    with pytest.raises(asyncpg.PostgresError, match="no longer leads"):
+        await books.claim(job)
+
+
+async def test_another_users_job_cannot_be_cancelled(books: Books) -> None:
+    job = await books.admit()
+    assert await books.connection.fetchval("SELECT request_cancel($1, $2)", job, new_id()) is None
+    assert await books.connection.fetchval("SELECT state FROM jobs WHERE id = $1", job) == "queued"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE token_ledger SET amount_mt = 1", "DELETE FROM token_ledger", "TRUNCATE token_ledger"],
+)
+async def test_the_ledger_refuses_every_change(books: Books, statement: str) -> None:
+    await books.admit()
+    with pytest.raises(asyncpg.CheckViolationError, match="append-only"):
+        await books.connection.execute(statement)
+
+
+@pytest.mark.parametrize(("entry", "amount"), [("hold", -1), ("settlement", 1), ("refund", 0), ("grant", 1)])
+async def test_an_entry_with_the_wrong_sign_is_refused(books: Books, entry: str, amount: int) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="token_ledger_sign"):
+        await books.connection.execute(
+            "INSERT INTO token_ledger (user_id, day, kind, entry, amount_mt)"
+            " VALUES ($1, utc_day(now()), 'text', $2, $3)",
+            books.user,
+            entry,
+            amount,
+        )
+
+
+@pytest.mark.parametrize("entry", ["hold", "refund", "settlement"])
+async def test_a_job_has_each_entry_once(books: Books, entry: str) -> None:
+    job, amount = new_id(), {"hold": 5, "refund": -5, "settlement": 0}[entry]
+    row = {
+        "user_id": str(books.user),
+        "day": "2026-05-04",
+        "kind": "image",
+        "entry": entry,
+        "amount_mt": amount,
+        "job_id": str(job),
+    }
+    await books.connection.execute("SELECT book($1, $2)", [row], NOON)
+    with pytest.raises(asyncpg.UniqueViolationError, match="token_ledger_once"):
+        await books.connection.execute("SELECT book($1, $2)", [row], NOON)
