@@ -163,7 +163,9 @@ class Composition:
         share = heights.get(self.time, 0.5) + float(rng.uniform(-0.05, 0.05))
         if self.palette is PALETTES["vaporwave"] or self.wish.style in ("vaporwave",):
             share = 0.66
-        if self.has("mountains", "city") and share > 0.6:
+        if self.wish.style == "minimal":
+            share = 0.34
+        elif self.has("mountains", "city") and share > 0.6:
             share -= 0.16
         return x, self.horizon * share
 

@@ -338,7 +338,7 @@ class Scene(Composition):
         canvas, palette, rng, wish = self.canvas, self.palette, self.rng, self.wish
         lavender, wheat = wish.says("lavender"), wish.says("wheat", "corn", "barley", "farm")
         tone: Colour | None = (0.5, 0.4, 0.68) if lavender else (0.86, 0.68, 0.32) if wheat else None
-        top = self.horizon
+        top = self.horizon - canvas.unit * 4  # the farthest crest goes up and down around it and must not show a gap
         if self._watery():
             top = canvas.height * 0.8  # a shore in front of the water
         snowy = self.has("snow")
@@ -411,8 +411,9 @@ class Scene(Composition):
         width, height, unit = canvas.width, canvas.height, canvas.unit
         away = -self.side
         landed = bool(self.crests)
-        if self.has("road") and landed:
-            land.paint_road(canvas, palette, self._ground(width / 2, 1) + unit * 2, rng)
+        if self.has("road") and (landed or self.has("desert")):
+            top = self._ground(width / 2, 1) if landed else self.horizon + unit * 3
+            land.paint_road(canvas, palette, top + unit * 2, rng)
         if self.has("windmill"):
             x = width * (0.5 + 0.2 * away)
             things.paint_windmill(

@@ -20,8 +20,8 @@ ELEMENTS: dict[str, str] = {
     "forest": r"forests?|woods|woodland|pines?|firs?|spruces?|jungle|taiga|conifers?|christmas trees?",
     "desert": r"deserts?|dunes?|sahara|oasis|pyramids?|camels?|mars|canyon",
     "city": r"city|cities|skylines?|skyscrapers?|towns?|streets?|urban|downtown|buildings?|metropolis|new york|tokyo|"
-            r"london|paris|manhattan|rooftops?|cityscape|village|cyberpunk",
-    "house": r"houses?|cabins?|cottages?|huts?|home|barns?|farmhouse|chalet|inn|tavern",
+            r"london|paris|manhattan|rooftops?|cityscape|cyberpunk",
+    "house": r"houses?|villages?|hamlet|cabins?|cottages?|huts?|home|barns?|farmhouse|chalet|inn|tavern",
     "castle": r"castles?|fortress|palace|towers?|kingdom|medieval|citadel",
     "boat": r"boats?|ships?|sailboats?|sails?|sailing|yachts?|vessel|pirate|galleon|fishing",
     "tree": r"tree|oaks?|willows?|maples?|cherry blossoms?|blossoms?|sakura|baobab|birch(es)?|apple tree",
@@ -83,9 +83,17 @@ STYLES: dict[str, str] = {
 # Things whose own colour is meant when a colour stands before them.
 _OWNERS = (
     r"cats?|kittens?|dogs?|fox(es)?|wolf|boats?|ships?|sails?|sailboats?|houses?|cottages?|roofs?|balloons?|trees?|roses?|"
-    r"flowers?|tulips?|mushrooms?|toadstools?|lighthouses?|coat|dress|cloak|hat|hair|eyes|castle|birds?|hills?|fields?|"
-    r"grass|meadows?|forests?|woods?|leaves|planets?|stripes?|doors?|umbrella|barns?|cabin|windmill|sky|skies|sun|moon"
+    r"flowers?|tulips?|mushrooms?|toadstools?|lighthouses?|coat|dress|cloak|hat|hair|eyes|castle|birds?|"
+    r"planets?|stripes?|doors?|umbrella|barns?|cabin|windmill|sun|moon"
 )
+
+# Colours that land and sky have of themselves: naming them changes nothing.
+_NATURAL = {
+    "green": r"hills?|fields?|grass|meadows?|forests?|woods?|leaves|valleys?|countryside|jungle|landscape|mountains?",
+    "blue": r"sky|skies|sea|ocean|water|lake",
+    "golden": r"hour",
+    "white": r"snow|clouds?|waves?|foam|sand|beach",
+}
 
 WATER = ("sea", "lake", "river", "beach")
 _ON_WATER = frozenset({"boat", "whale"})
@@ -96,7 +104,7 @@ class Wish:
     """A prompt, understood.
 
     ``elements`` in no order; ``time`` "" leaves it to the seed, ``style`` "" is the house style; ``colours`` in the
-    order of the prompt, ``tints`` those that are not the colour of one thing ("a black cat", "green hills"): they
+    order of the prompt, ``tints`` those that are not the colour of one thing ("a black cat"): they
     steer the whole palette. ``sun``: the colour of the sun, if one was named. ``abstract``: nothing was recognised.
     """
 
@@ -137,13 +145,13 @@ def understood(prompt: str, negative: str = "") -> Wish:
     times = _found(TIMES, text) - _found(TIMES, unwanted)
     styles = _found(STYLES, text) - _found(STYLES, unwanted)
     barred = set(re.findall(r"\w+", unwanted))
-    # The same word names a style and a colour or thing: "oil", "neon" and the like are no elements, so nothing clashes.
-    colours = tuple(COLOURS[word] for word in re.findall(r"[a-z]+", text) if word in COLOURS and word not in barred)
-    tints = tuple(
-        COLOURS[word]
+    named = [
+        (COLOURS[word], word, owner)
         for word, owner in re.findall(r"([a-z]+)(?=\W+([a-z]+))?", text)
-        if word in COLOURS and word not in barred and not re.fullmatch(_OWNERS, owner or "")
-    )
+        if word in COLOURS and word not in barred and not (word in _NATURAL and re.fullmatch(_NATURAL[word], owner))
+    ]
+    tints = tuple(tone for tone, _, owner in named if not re.fullmatch(_OWNERS, owner))
+    colours = tuple(tone for tone, _, owner in named if owner not in ("sun", "moon"))
     storm = "storm" in times or ("lightning" in elements)
     times.discard("storm")
     if "space" in times and not elements & {"space", "stars", "planet"}:
