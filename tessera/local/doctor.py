@@ -144,7 +144,7 @@ def _uses_tls(pid: int) -> bool:
     """Whether Ray opens this process's ports with certificates; HAProxy, its child, knows nothing of them."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return process.name() != "haproxy" and process.environ().get("RAY_USE_TLS") == "1"
+        return bool(process.name() != "haproxy" and process.environ().get("RAY_USE_TLS") == "1")
     return False
 
 
