@@ -375,12 +375,12 @@ class FolderStore:
 
 
 @contextlib.contextmanager
-def _bucket_errors() -> Iterator[None]:
+def _bucket_errors(*, writing: bool = False) -> Iterator[None]:
     try:
         yield
-    except (NotFoundError, FileNotFoundError):
-        raise NotFound("There is no such file.") from None
     except (BaseError, OSError) as error:
+        if isinstance(error, NotFoundError | FileNotFoundError) and not writing:
+            raise NotFound("There is no such file.") from None
         log.error("artifact_store_failed", error=type(error).__name__)
         raise Unavailable("The files cannot be reached at the moment. Nothing is lost; try again shortly.") from error
 
@@ -409,7 +409,7 @@ class ObjectStore:
     async def put(self, data: bytes) -> str:
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         if not await self._young(sha256, len(data)):
-            with _bucket_errors():
+            with _bucket_errors(writing=True):
                 await self._store.put_async(_key(sha256), data)
         return sha256
 
@@ -420,7 +420,7 @@ class ObjectStore:
 
         sha256, size = await asyncio.to_thread(digest)
         if not await self._young(sha256, size):
-            with _bucket_errors():
+            with _bucket_errors(writing=True):
                 await self._store.put_async(_key(sha256), path)
         return sha256
 
@@ -450,7 +450,7 @@ class ObjectStore:
             return None
 
     async def put_manifest(self, name: str, data: bytes) -> None:
-        with _bucket_errors():
+        with _bucket_errors(writing=True):
             await self._store.put_async(f"manifests/{_checked_name(name)}", data)
 
     async def get_manifest(self, name: str) -> bytes | None:
@@ -470,7 +470,7 @@ class ObjectStore:
             return [item["path"].rpartition("/")[2] async for batch in self._store.list("manifests/") for item in batch]
 
     async def check(self) -> None:
-        with _bucket_errors():
+        with _bucket_errors(writing=True):
             await self._store.put_async("tmp/check", b"ok")
 
     async def collect(self, referenced: Referenced, older_than: timedelta) -> Collected:

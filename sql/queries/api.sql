@@ -156,7 +156,7 @@ UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
 -- Whether Postgres answers, and can be written to.
 SELECT NOT pg_is_in_recovery() AS writable
 
--- name: jobs_by_state
+-- name: jobs_for_metrics
 -- Jobs that wait or run, and those that ended in the last hour; each part has its partial index.
 SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j WHERE j.state = 'created' GROUP BY j.state, j.kind, j.tier
 UNION ALL

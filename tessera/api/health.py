@@ -66,7 +66,7 @@ async def metrics(request: Request) -> Response:
     db = api.services.db
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            jobs = await db.rows("jobs_by_state")
+            jobs = await db.rows("jobs_for_metrics")
             queues = await db.rows("oldest_queued")
             overdue = await db.row("leases_overdue")
             used = await db.rows("usage_today")

@@ -63,9 +63,9 @@ class GatewayMiddleware:
             await self._app(scope, _Limited(receive, limit), answer)
         except PayloadTooLarge as error:
             if not answer.started:
-                # The rest of the body is not read, so the connection cannot be used again.
-                response = problem_response(error, context.request_id, {"Connection": "close"})
-                await response(scope, receive, answer)
+                # The server throws away what is still coming. Closing instead would reset the connection, and a client
+                # that is still sending would never see this answer.
+                await problem_response(error, context.request_id)(scope, receive, answer)
         except ClientDisconnect:
             status = 499
         except Exception as error:  # a bug must not become a broken connection
