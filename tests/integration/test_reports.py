@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from tessera.cli.app import main
+from tessera.config import Settings, load_cluster
 from tessera.ids import Prefix, new_id, show
 from tessera.store.demo import fill
 from tessera.store.queries import QueryError
@@ -223,3 +226,17 @@ async def test_the_demonstration_fills_every_question_and_balances_its_books(
         " JOIN user_limits l USING (user_id) WHERE d.s > l.daily_mt"
     )
     assert over == 0
+
+
+def test_the_command_line_prints_the_report(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Settings(home=tmp_path, database_url=database_url, artifacts_url=str(tmp_path), cluster=load_cluster({})).save()
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    assert main(["demo", "--yes"]) == 0
+    assert main(["report", "revenue", "--json"]) == 0
+    (section,) = json.loads(capsys.readouterr().out)["sections"]
+    assert section["rows"][0]["revenue_cents"] > 0
+    assert main(["report", "--days", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name.replace("_", " ").capitalize() in printed for name in names())
