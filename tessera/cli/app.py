@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, generate, jobs, platform
+from tessera.cli import account, generate, inspection, jobs, platform, report
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -52,6 +52,8 @@ app.command("transcribe", rich_help_panel=MAKE, epilog=generate.TRANSCRIBE_EPILO
 jobs.register(app, WORK)
 account.register(app, ACCOUNT)
 platform.register(app, PLATFORM)
+inspection.register(app, PLATFORM)
+report.register(app, PLATFORM)
 
 
 def _version(asked: bool) -> None:
