@@ -24,7 +24,7 @@ VERDICTS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bo
 LEVEL_STYLES = {"debug": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}
 # What every line of Ray Serve repeats: it says where the line comes from, which the part's name says already.
 UNTOLD = frozenset(
-    [
+    {
         "part",
         "asctime",
         "levelname",
@@ -44,7 +44,7 @@ UNTOLD = frozenset(
         "task_id",
         "task_name",
         "task_func_name",
-    ]
+    }
 )
 PART_COLORS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 
