@@ -25,7 +25,7 @@ TIMEOUT_S = 120.0  # 100 MB over a 100 Mbit/s link takes 8 s; a busy disk a few 
 class ServedStore:
     """The store behind its handle (tessera.ports.ArtifactPort)."""
 
-    async def __init__(self) -> None:
+    async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logs(DEPLOYMENT)
         self._store = open_store(Settings.from_environment().artifacts_url)
 

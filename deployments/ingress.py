@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from tessera.api.app import create_app
 
 from deployments.scheduler_handle import ActorScheduler
 from tessera.admission import Admission
+from tessera.api.app import create_app
 from tessera.api.feed import Feed
 from tessera.api.services import Services
 from tessera.artifacts import open_store
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 POOL = 8  # connections of a replica for reads; admission and the feed hold three more
 
 
-@serve.ingress()  # type: ignore[untyped-decorator]
+@serve.ingress()
 class Ingress:
     """One replica. The app is built when the replica is, from what ``tessera up`` has written down."""
 
-    async def __init__(self) -> None:
+    async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logs("ingress")
         settings = Settings.from_environment()
         scheduler = ActorScheduler()

@@ -17,7 +17,7 @@ from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerReport
 class ServedWorker:
     """``config``: the worker's entry in cluster.toml; ``beside_store``: whether the artifact store is on its node."""
 
-    async def __init__(self, config: Mapping[str, Any], beside_store: bool) -> None:
+    async def __init__(self, config: Mapping[str, Any], beside_store: bool) -> None:  # type: ignore[misc]  # Serve awaits it
         worker = WorkerConfig.model_validate(config)
         configure_logs(worker.name)
         self._worker = Worker(

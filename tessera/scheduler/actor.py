@@ -19,6 +19,7 @@ import structlog
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+from ray.util.metrics import Counter, Gauge
 
 from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
@@ -26,6 +27,7 @@ from tessera.config import Settings, WorkerConfig
 from tessera.logs import configure_logs
 from tessera.ports import LiveEvent, Place, WorkerStatus
 from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, WorkerReport
+from tessera.scheduler import insight
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ ACTOR_NAME = "scheduler"
 NAMESPACE = "tessera"
 CALL_TIMEOUT_S = 5.0  # a healthy worker answers in milliseconds; a node that is gone was seen to take 2.4 s to fail
 WORKER_DEPLOYMENT = "worker"
+METRICS_EVERY_S = 5.0
 
 
 def application_of(worker: str) -> str:
@@ -94,6 +97,7 @@ class SchedulerActor:
         self._settings = Settings.from_environment()
         self._dispatcher: Dispatcher | None = None
         self._task: asyncio.Task[None] | None = None
+        self._metrics: asyncio.Task[None] | None = None
         # Ray makes an actor with async methods on its event loop. After a restart by Ray nobody calls anything.
         self._beginning = asyncio.get_running_loop().create_task(self.begin())
 
@@ -110,11 +114,40 @@ class SchedulerActor:
                 holder=f"{socket.gethostname()}:{os.getpid()}",
             )
             self._task = asyncio.create_task(self._dispatcher.run(), name="dispatcher")
+            self._metrics = asyncio.create_task(self._report_metrics(), name="metrics")
         return os.getpid()
 
     @staticmethod
     def _spec(worker: WorkerConfig) -> WorkerSpec:
         return WorkerSpec(name=worker.name, models=worker.models, slots=worker.slots, port=HandleWorker(worker.name))
+
+    async def _report_metrics(self) -> None:
+        """Keep the scheduler's numbers in Ray's exporter, beside those of Ray and Serve."""
+        waiting = Gauge("tessera_jobs_waiting", "Jobs that wait, by tier and kind.", ("tier", "kind"))
+        oldest = Gauge("tessera_oldest_waiting_seconds", "Age of the oldest job that waits.")
+        leading = Gauge("tessera_scheduler_leading", "1 while this scheduler leads.")
+        online = Gauge("tessera_worker_online", "1 while the worker is heard of.", ("worker",))
+        running = Gauge("tessera_worker_running", "Runs on the worker.", ("worker",))
+        ended = Counter("tessera_runs_ended", "Runs that ended, by what became of the job.", ("outcome",))
+        counted: dict[str, int] = {}
+        shown: set[tuple[str, str]] = set()
+        while True:
+            await asyncio.sleep(METRICS_EVERY_S)
+            if self._dispatcher is None:
+                continue
+            now = insight.statistics(self._dispatcher.board, leading=self._dispatcher.leading)
+            for tier, kind in shown | now.waiting.keys():
+                waiting.set(now.waiting.get((tier, kind), 0), {"tier": tier, "kind": kind})
+            shown |= now.waiting.keys()
+            oldest.set(now.oldest_s)
+            leading.set(int(now.leading))
+            for worker in now.workers:
+                online.set(int(worker.online), {"worker": worker.name})
+                running.set(worker.running, {"worker": worker.name})
+            for outcome, total in now.ended.items():
+                if total > counted.get(outcome, 0):
+                    ended.inc(total - counted.get(outcome, 0), {"outcome": outcome})
+                    counted[outcome] = total
 
     async def _ready(self) -> Dispatcher:
         """The dispatcher. Its end is a bug: then the process ends too, Ray restarts it, and a new term begins."""
@@ -131,20 +164,20 @@ class SchedulerActor:
 
     async def subscribe(self) -> AsyncIterator[Sequence[LiveEvent]]:
         """The ephemeral events of all jobs; see SchedulerPort."""
-        async for batch in (await self._ready()).notifier.subscribe():
+        async for batch in (await self._ready()).board.notifier.subscribe():
             yield batch
 
     async def so_far(self, job_id: UUID) -> Sequence[LiveEvent]:
         """What a late reader of a running job needs."""
-        return (await self._ready()).notifier.so_far(job_id)
+        return (await self._ready()).board.notifier.so_far(job_id)
 
     async def places(self, job_ids: Sequence[UUID]) -> Mapping[UUID, Place]:
         """The places of jobs that wait or run."""
-        return (await self._ready()).places(job_ids)
+        return insight.places((await self._ready()).board, job_ids)
 
     async def workers(self) -> Sequence[WorkerStatus]:
         """All configured workers."""
-        return (await self._ready()).workers()
+        return insight.workers((await self._ready()).board)
 
     async def pid(self) -> int:
         """The actor's process."""

@@ -61,3 +61,8 @@ async def leadership(dsn: str, holder: str) -> AsyncIterator[Term]:
         connection.remove_termination_listener(terminated)
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await connection.close(timeout=2)
+
+
+def is_fenced(error: BaseException) -> bool:
+    """Another scheduler has taken over: assert_leader's own SQLSTATE."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate == "TS001"

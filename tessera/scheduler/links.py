@@ -51,6 +51,7 @@ class WorkerLink:
         self._on_outcome = on_outcome
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None
+        self._seen_on: dict[RunKey, str] = {}  # run → the worker's process that was known to have it
         self._orphans: set[RunKey] = set()  # to be cancelled when it is back
 
     def start(self) -> None:
@@ -88,7 +89,13 @@ class WorkerLink:
 
     async def begin(self, specs: Sequence[RunSpec]) -> list[tuple[RunSpec, StartAnswer]]:
         """Start runs on the worker. Raises WorkerAway: then they may or may not have started."""
-        return list(zip(specs, await self._port.start(specs), strict=True))
+        answers = list(zip(specs, await self._port.start(specs), strict=True))
+        self._seen_on.update({spec.key: self.instance for spec, answer in answers if answer is not StartAnswer.BUSY})
+        return answers
+
+    def died_with_its_process(self, key: RunKey) -> bool:
+        """Whether a run was on a process of the worker that another one has replaced."""
+        return self.online and key not in self.running and self._seen_on.get(key, self.instance) != self.instance
 
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         """Ask for a cancel; when the worker is away, it is the first thing asked of it when it is back."""
@@ -107,6 +114,7 @@ class WorkerLink:
     def ended(self, key: RunKey) -> None:
         """The run is over for the scheduler: its slot is free."""
         self.assigned.discard(key)
+        self._seen_on.pop(key, None)
         self.running -= {key}
 
     async def _watch(self) -> None:
@@ -134,6 +142,7 @@ class WorkerLink:
     async def _heard(self, instance: str, running: Sequence[RunKey]) -> None:
         self.heard_at = time.monotonic()
         self.running = frozenset(running)
+        self._seen_on.update(dict.fromkeys(running, instance))
         if self._orphans:
             orphans, self._orphans = self._orphans, set()
             await self.cancel(sorted(orphans))

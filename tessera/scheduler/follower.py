@@ -1,0 +1,46 @@
+"""Following the feed of job_events: every change of the queue reaches the mirror through here.
+
+NOTIFY only shortens the wait; the poll each second is the guarantee.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import asyncpg
+
+from tessera.jobs import FINAL_EVENTS, EventType
+from tessera.scheduler.board import Board
+from tessera.store.queries import load
+
+POLL_S = 1.0
+PAGE = 2000
+
+
+async def follow(board: Board, connection: asyncpg.Connection) -> None:
+    """Apply the feed to the mirror from where it stands, for the length of a term."""
+    woken = asyncio.Event()
+    await connection.add_listener("tessera_feed", lambda *_: woken.set())
+    query = load()["feed_after"]
+    while True:
+        woken.clear()
+        while True:
+            rows = await connection.fetch(
+                query.positional, *query.arguments({"after": board.mirror.seq, "limit": PAGE})
+            )
+            now = datetime.now(UTC)
+            for row in rows:
+                job = board.mirror.apply(row, now)
+                if job is not None and job.worker in board.links:
+                    board.spawn(board.links[job.worker].cancel([job.key]))
+                if row["type"] in FINAL_EVENTS or row["type"] == EventType.QUEUED:
+                    board.notifier.forget(row["job_id"])
+            if rows:
+                board.changed.set()
+            if len(rows) < PAGE:
+                break
+        try:
+            await asyncio.wait_for(woken.wait(), POLL_S)
+        except TimeoutError:
+            continue
