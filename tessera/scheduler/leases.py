@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 LEASE_S = 30.0
 GATHER_S = 5.0  # a new leader waits so long for online workers to list their runs
-# An online worker that does not list a run for so long never got its start. A start takes milliseconds, but its call may
-# take CALL_TIMEOUT_S of scheduler/actor.py on a loaded machine and still arrive: twice that.
+# An online worker that does not list a run for so long never got its start. A start takes milliseconds, but may
+# take the CALL_TIMEOUT_S of scheduler/actor.py on a loaded machine and still arrive: twice that.
 NOT_LISTED_S = 10.0
 STRAY_LOOKS = 3  # a run is a stray when it was seen so often in a row: not only a list older than an outcome
 
