@@ -23,6 +23,7 @@ CONTROL = "control"
 ARTIFACTS = "artifacts"
 DEPLOY_TIMEOUT_S = 240.0
 POLL_S = 0.5
+SILENCE_S = 20.0  # a dashboard on a loaded machine was seen to keep silent for 6 s
 RUNNING = "RUNNING"
 FAILED = frozenset({"DEPLOY_FAILED"})
 
@@ -212,11 +213,19 @@ class Serve:
         """Wait until all of them run. Raises ``DeployError`` with the reason of the first that does not."""
         names = sorted(application.name for application in applications)
         deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+        heard = time.monotonic()
+        found: dict[str, ApplicationState] = {}
         while True:
             try:
                 found = self.state().applications
-            except rest.Unreachable:
-                found = {}
+                heard = time.monotonic()
+            except rest.Unreachable as error:
+                if time.monotonic() - heard > SILENCE_S:
+                    raise DeployError(
+                        f"the Ray dashboard went away while Serve started: {error}",
+                        log_tail=self._tail("dashboard.err"),
+                        fix="run this again; 'tessera logs ray' shows what ended it",
+                    ) from error
             statuses = {name: found[name].status if name in found else "NOT_STARTED" for name in names}
             if all(status == RUNNING for status in statuses.values()):
                 return

@@ -72,7 +72,7 @@ class Keeper:
                 return
             log.warning("parts_missing", parts=missing)
             try:
-                self._platform.heal(_log_step)
+                self._platform.heal(missing, _log_step)
             except StepFailed as error:
                 self._failures += 1
                 log.error(

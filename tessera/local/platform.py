@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ class Platform:
                 cluster = self._configuration(progress)
             dsn, external = self._database(steps)
             new_key = self._operator(steps, dsn)
-            settings = self._bring_up(steps, cluster, dsn, external)
+            settings = self._bring_up(steps, cluster, dsn, external, code=deploy.code_fingerprint())
             new_key = self._prove(steps, settings, new_key)
             with steps.step("keeper", "Keeper") as progress:
                 pid, started = keeper_process.ensure_running(self.home, self.environ)
@@ -104,17 +104,22 @@ class Platform:
             next_command='tessera generate image "a lighthouse in a storm, oil painting" --size 1024x768 --out a.png',
         )
 
-    def heal(self, on_step: OnStep) -> None:
-        """For the keeper, which holds the lock: bring back what died, with the configuration of the last ``up``."""
+    def heal(self, missing: Collection[str], on_step: OnStep) -> None:
+        """For the keeper, which holds the lock: bring back the parts that died, as the last ``up`` had them.
+
+        ``missing`` holds 'postgres', 'ray' or names of Serve applications. Raises ``StepFailed``.
+        """
         settings = Settings.load(self.home)
         steps = Steps(on_step)
-        dsn, external = settings.database_url, settings.database_external
-        if not external:
+        dsn = settings.database_url
+        if "postgres" in missing:
             with steps.step("postgres", "Postgres") as progress:
                 info = self.postgres.ensure_running()
                 dsn = info.dsn
                 progress.done(f"127.0.0.1:{info.port}", changed=info.started)
-        self._bring_up(steps, settings.cluster, dsn, external)
+        # Another program may have taken its port meanwhile: then everybody has to learn the new one.
+        if dsn != settings.database_url or set(missing) - {"postgres"}:
+            self._bring_up(steps, settings.cluster, dsn, settings.database_external, code=self._deployed_code())
 
     def _configuration(self, progress: Progress) -> ClusterConfig:
         cluster = load_cluster(self.environ)
@@ -161,15 +166,15 @@ class Platform:
         before = self.settings()
         return before.http_url if before is not None else "http://127.0.0.1:8000"
 
-    def _bring_up(self, steps: Steps, cluster: ClusterConfig, dsn: str, external: bool) -> Settings:
-        """Ray, the scheduler and the Serve applications."""
+    def _bring_up(self, steps: Steps, cluster: ClusterConfig, dsn: str, external: bool, *, code: str) -> Settings:
+        """Ray, the scheduler and the Serve applications. ``code`` is the code that they are to run."""
         head = self.head(cluster)
         with steps.step("ray", "Ray") as progress:
             ray = self._join(head, cluster) if head.external_address else head.ensure_running(progress.wait)
             progress.done(f"{ray.address}, dashboard {ray.dashboard_url}", changed=ray.started)
         settings = self._settings(cluster, dsn, external, ray)
         serve = deploy.Serve(ray.dashboard_url, head.token(), None if ray.external else head.session_logs())
-        code = deploy.code_fingerprint()
+        write_private(self.home / "run" / "code", code + "\n")
         with ThreadPoolExecutor(max_workers=1) as pool:
             with steps.step("serve", "Serve applications") as progress:
                 settings = self._choose_http_port(serve, settings, progress)
@@ -185,6 +190,13 @@ class Platform:
                 pid, started = _result(scheduler)
                 progress.done(f"actor 'scheduler', pid {pid}", changed=started)
         return settings
+
+    def _deployed_code(self) -> str:
+        """The code that the last ``up`` deployed: healing one part must not update the others."""
+        try:
+            return (self.home / "run" / "code").read_text(encoding="ascii").strip()
+        except OSError:
+            return deploy.code_fingerprint()
 
     def _settings(self, cluster: ClusterConfig, dsn: str, external: bool, ray: RayInfo) -> Settings:
         before = self.settings()
