@@ -179,6 +179,7 @@ CREATE INDEX jobs_lease ON jobs (lease_expires_at) WHERE state = 'running';
 CREATE INDEX jobs_user ON jobs (user_id, id DESC);
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_batch ON jobs (batch_id) WHERE batch_id IS NOT NULL;
+CREATE INDEX jobs_retried_from ON jobs (retried_from) WHERE retried_from IS NOT NULL;
 
 -- One run of a job.
 CREATE TABLE attempts (
