@@ -15,9 +15,8 @@ BINARY = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".ico", ".wav", ".mp3", ".mp
 # Put together here, so that this file holds none of them itself.
 FORBIDDEN = {
     "a path of one machine": "|".join(rf"(?<![\w.-]){'/' + name}/" for name in ("work", "root", r"home/[a-z]\w*")),
-    "an address of a package index": "|".join(
-        re.escape(f"{a}-{b}") for a, b in (("extra-index", "url"), ("index", "url"), ("find", "links"))
-    )
+    # The names of pip's and uv's settings may stand in a script; what they are set to belongs to the machine.
+    "an address of a package index": r"(?i)(?:index[-_]url|find[-_]links|uv_(?:default_)?index)[\"' =:]+(?:https?:/|file:|/)"
     + "|"
     + re.escape("pypi" + ".org/simple")
     + "|"
