@@ -41,7 +41,9 @@ OBJECT_STORE_BYTES = 200 * 2**20  # artifacts never pass through Ray; this is fo
 NODE_SHARE = 100.0  # how much of its own resource a node offers; each replica takes 0.01
 KEPT_SESSIONS = 3  # Ray makes a folder of logs per start and never removes one
 
-# Name → Ray's own default. A replacement is taken from ports.py.
+# Name → Ray's own default, which stands where nothing is recorded yet. Only the dashboard prefers its default: people
+# know that address. The others are free ports of ports.py from the start: some are bound only when Serve starts, long
+# after they were chosen, and two installations started at the same time would choose the same defaults.
 DEFAULT_PORTS = {
     "gcs": 6379,
     "dashboard": 8265,
@@ -308,18 +310,18 @@ class RayHead:
         recorded = self.recorded_ports()
         chosen: dict[str, int] = {}
         for name, default in DEFAULT_PORTS.items():
-            chosen[name] = ports.free_port(self.home, recorded.get(name), default, taken=set(chosen.values()))
+            preferred = default if name == "dashboard" else None
+            chosen[name] = ports.free_port(self.home, recorded.get(name), preferred, taken=set(chosen.values()))
         chosen["replicas"] = ports.free_range(
             self.home,
             REPLICA_PORTS,
             recorded.get("replicas"),
-            REPLICA_PORTS_FROM,
             taken=set(chosen.values()),
         )
         return chosen
 
     def _serve_environment(self, found: Mapping[str, int]) -> dict[str, str]:
-        """Serve's fastest measured mode, with files and ports of its own for each cluster (PLATFORM.md, *Serve*)."""
+        """Serve's fastest measured mode, with files and ports of its own for each cluster (docs/tuning.md)."""
         folder = self.haproxy_dir
         known = {**DEFAULT_PORTS, "replicas": REPLICA_PORTS_FROM, **found}
         return {

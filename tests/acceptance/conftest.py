@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,13 @@ class Platform:
         return json.loads((self.home / "platform.json").read_text())
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     with tempfile.TemporaryDirectory(prefix="tessera-acceptance-") as folder:
@@ -87,6 +95,7 @@ def platform() -> Iterator[Platform]:
             **{k: v for k, v in os.environ.items() if not k.startswith(("TESSERA_", "RAY_", "DATABASE_URL"))},
             "TESSERA_HOME": str(home),
             "TESSERA_NOOP": "1",
+            "TESSERA_PORT": str(free_port()),  # 8000 is left to whoever uses this machine meanwhile
             "NO_COLOR": "1",
         }
         command = [sys.executable, "-m", "tessera.cli"]
