@@ -16,8 +16,8 @@ BINARY = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".ico", ".wav", ".mp3", ".mp
 FORBIDDEN = {
     "a path of one machine": "|".join(rf"(?<![\w.-]){'/' + name}/" for name in ("work", "root", r"home/[a-z]\w*")),
     # The names of pip's and uv's settings may stand in a script; what they are set to belongs to the machine.
-    "an address of a package index": r"(?i)(?:index[-_]url|find[-_]links|uv_(?:default_)?index)[\"' =:]+(?:https?:/|file:|/)"
-    + "|"
+    "an address of a package index": r"(?i)(?:index[-_]url|find[-_]links|uv_(?:default_)?index)"
+    + r"[\"' =:]+(?:https?:/|file:|/)|"
     + re.escape("pypi" + ".org/simple")
     + "|"
     + re.escape("registry." + "npmjs.org"),

@@ -26,7 +26,7 @@ from tessera.cli.report import heading, shown
         ("day", date(2026, 5, 4), "DAY", "2026-05-04"),
         ("newest", datetime(2026, 5, 4, 9, 7, tzinfo=UTC), "NEWEST", "2026-05-04 09:07"),
         ("user_id", "user_01", "USER", "user_01"),
-        ("name", "a\x1b[31mb", "NAME", "a[31mb"),
+        ("name", "a\x07b", "NAME", "ab"),
         ("jobs", 12_345, "JOBS", "12,345"),
     ],
 )
