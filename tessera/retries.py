@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_FAILURES: Final = 3
-BACKOFF_S: Final = (1.0, 5.0, 15.0)  # a replica that died is back in 3–11 s: the second try usually meets it
+BACKOFF_S: Final = (1.0, 5.0)  # a replica that died is back in 3–11 s: the second try usually meets it
 MAX_WORKERS_KILLED: Final = 2
 
 # Failures that another attempt cannot mend.

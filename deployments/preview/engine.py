@@ -26,7 +26,7 @@ VERSION = "preview/1"
 KIND_OF_MODEL: dict[str, Kind] = {f"preview-{kind.value}": kind for kind in Kind}
 
 REMEMBERED_RUNS = 1024  # ended runs that reconcile still knows; a worker acknowledges outcomes within seconds
-PROGRESS_INTERVAL_S = 0.1  # DESIGN.md: about 10 progress events per second and job
+PROGRESS_INTERVAL_S = 0.1  # as fast as an eye follows
 
 
 class KindModule(Protocol):

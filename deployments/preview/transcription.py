@@ -1,6 +1,6 @@
 """Transcription: pocketsphinx with the US English model of its wheel.
 
-Open dictation with it is rough (PROTOCOLS.md: word error rate 0.89 on free speech), and it says so by ``preview``.
+Open dictation with it is rough (a word error rate of 0.89 was measured on free speech), and it says so by ``preview``.
 Audio is decoded as a stream: memory does not grow with the recording.
 """
 

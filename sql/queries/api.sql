@@ -152,6 +152,12 @@ FROM users u JOIN user_state s ON s.user_id = u.id WHERE u.id = :id AND u.delete
 -- Put a user on another plan.
 UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
 
+-- name: tell_plan_changed
+-- Tell the scheduler, by an event for each job of the user that waits or runs; last in its transaction.
+SELECT emit_events(coalesce((
+    SELECT jsonb_agg(jsonb_build_object('job_id', j.id, 'user_id', j.user_id, 'type', 'plan_changed', 'attempt', j.attempt))
+    FROM jobs j WHERE j.user_id = :id AND j.state IN ('queued', 'running')), '[]'), clock_timestamp())
+
 -- name: ping
 -- Whether Postgres answers, and can be written to.
 SELECT NOT pg_is_in_recovery() AS writable

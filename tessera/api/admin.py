@@ -108,6 +108,8 @@ async def set_plan(request: Request, user_id: str, caller: Operator) -> Response
             await transaction.execute("set_plan", id=identifier, plan_id=plan)
             await _audit(transaction, caller, "set_plan", identifier, {"from": before["plan_id"], "to": plan})
         row = await transaction.row("get_user", id=identifier)
+        if before["plan_id"] != plan:
+            await transaction.execute("tell_plan_changed", id=identifier)
     assert row is not None
     return answer(user_answer(row))
 

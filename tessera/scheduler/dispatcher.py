@@ -18,11 +18,11 @@ from typing import Any
 import asyncpg
 import structlog
 
+from tessera.artifacts import ArtifactStore
 from tessera.catalog import Catalog
 from tessera.errors import Busy, Unavailable
 from tessera.jobs import JobState, Kind
 from tessera.policy import plan
-from tessera.ports import ArtifactPort
 from tessera.runs import Ending, Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, WorkerPort
 from tessera.scheduler.board import Board
 from tessera.scheduler.finisher import Finisher
@@ -30,6 +30,7 @@ from tessera.scheduler.follower import follow
 from tessera.scheduler.leadership import LeadershipLost, Term, is_fenced, leadership
 from tessera.scheduler.leases import GATHER_S, LEASE_S, Leases
 from tessera.scheduler.links import WorkerLink
+from tessera.scheduler.maintenance import Maintenance
 from tessera.scheduler.mirror import Mirror, MirroredJob
 from tessera.scheduler.notifier import Notifier
 from tessera.store.database import connect, is_outage
@@ -59,7 +60,7 @@ class Dispatcher:
         *,
         dsn: str,
         workers: Sequence[WorkerSpec],
-        artifacts: ArtifactPort,
+        artifacts: ArtifactStore,
         catalog: Catalog,
         holder: str,
         notifier: Notifier | None = None,
@@ -75,6 +76,7 @@ class Dispatcher:
         self._queries = load()
         self._finisher = Finisher(self.board, catalog, random_source)
         self._leases = Leases(self.board, self._finisher, artifacts, lease_s)
+        self.maintenance = Maintenance(dsn, artifacts, healthy=self._healthy)
         for spec in workers:
             self.board.links[spec.name] = WorkerLink(
                 spec.name,
@@ -122,6 +124,7 @@ class Dispatcher:
                 group.create_task(follow(self.board, feed), name="feed")
                 group.create_task(self._finisher.run(term, finisher), name="finish")
                 group.create_task(self._lead(term, connection), name="lead")
+                group.create_task(self.maintenance.run(), name="maintenance")
         finally:
             for each in (connection, finisher, feed):
                 each.terminate()
@@ -135,6 +138,10 @@ class Dispatcher:
             group.create_task(self._dispatch_loop(term, connection, lock), name="dispatch")
             group.create_task(self._leases.run(term, connection, lock), name="leases")
             group.create_task(self._due_loop(term, connection, lock), name="due")
+
+    def _healthy(self) -> bool:
+        """Whether the service is up, as its users mean it: somebody leads, and some worker can be reached."""
+        return self.leading and any(link.online for link in self.board.links.values())
 
     async def _rebuild(self, connection: asyncpg.Connection) -> None:
         mirror = Mirror()
@@ -235,6 +242,12 @@ class Dispatcher:
             # It may have started them: its list of runs, or the end of the lease, will tell.
             log.warning("start_unanswered", worker=worker, runs=len(specs), why=str(away))
             return
+        # A cancel that was asked for while the claim was on its way found no run to stop.
+        jobs = [self.board.mirror.jobs.get(spec.job_id) for spec in specs]
+        keys = {spec.key for spec in specs}
+        asked = [job.key for job in jobs if job is not None and job.cancel_asked and job.key in keys]
+        if asked:
+            await link.cancel(asked)
         for spec, answer in answers:
             if answer is StartAnswer.BUSY:
                 busy = Busy()

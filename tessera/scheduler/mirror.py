@@ -119,7 +119,9 @@ class Mirror:
         if job is None or (state == JobState.QUEUED and job.running and row["job_attempt"] >= job.attempt):
             self.load({**row, "id": row["job_id"], "attempt": row["job_attempt"]})
             job = self.jobs[row["job_id"]]
-        job.max_running = row["max_running"]
+        if job.max_running != row["max_running"]:
+            job.max_running = row["max_running"]
+            self._unpark(job.user_id)
         if row["cancel_requested_at"] is not None and not job.cancel_asked:
             # The feed may tell of it before the claim's own answer is here: then whoever starts the run reads the mark.
             job.cancel_asked = True
@@ -161,6 +163,10 @@ class Mirror:
         self.running_by_user[user_id] -= 1
         if self.running_by_user[user_id] <= 0:
             del self.running_by_user[user_id]
+        self._unpark(user_id)
+
+    def _unpark(self, user_id: UUID) -> None:
+        """The user may run more than a moment ago: the jobs that waited for that are looked at again."""
         for lane, entry in self._parked.pop(user_id, ()):
             heapq.heappush(self._lanes.setdefault(lane, []), entry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -57,9 +57,9 @@ class Platform:
     async def state(self, job: UUID) -> str:
         return await self.connection.fetchval("SELECT state FROM jobs WHERE id = $1", job)
 
-    async def until(self, check: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, check: Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
         async with asyncio.timeout(seconds):
-            while not await check():  # type: ignore[misc]
+            while not await check():  # noqa: ASYNC110 (Postgres tells nobody)
                 await asyncio.sleep(0.03)
 
     async def final(self, *jobs: UUID, seconds: float = 30.0) -> list[str]:
