@@ -127,6 +127,10 @@ class Platform:
         if before is not None and before.cluster.head.name != cluster.head.name:
             # The head's name is a resource of the running Ray: only a new start can change it.
             self.head(before.cluster).stop()
+        asked = self._asked_port()
+        if asked is not None and (before is None or before.http_port != asked):
+            # Before anything is started: this port is promised to somebody, so no other one will do.
+            _refuse_taken(asked, cluster.ingress.host, progress)
         workers = ", ".join(worker.name for worker in cluster.enabled_workers()) or "none"
         progress.done(f"{len(cluster.nodes)} node(s); workers: {workers}", changed=False)
         (self.home / "run" / "cluster.toml").write_bytes(cluster_file(self.environ).read_bytes())
@@ -230,12 +234,18 @@ class Platform:
         token = self.environ.get("RAY_AUTH_TOKEN_PATH")
         return external_info(found["address"], found["dashboard_url"], Path(token) if token else None)
 
+    def _asked_port(self) -> int | None:
+        asked = self.environ.get("TESSERA_PORT")
+        if not asked:
+            return None
+        if not asked.isdecimal() or not 0 < int(asked) < 65_536:
+            raise ConfigError(f"TESSERA_PORT is '{asked}': give a number between 1 and 65535")
+        return int(asked)
+
     def _choose_http_port(self, serve: deploy.Serve, settings: Settings, progress: Progress) -> Settings:
         """The port that Serve has, else the wanted one, else a free one. Serve cannot change it while it runs."""
-        asked = self.environ.get("TESSERA_PORT")
-        if asked is not None and not asked.isdecimal():
-            raise ConfigError(f"TESSERA_PORT is '{asked}': give a number between 1 and 65535")
-        wanted = int(asked) if asked else settings.cluster.ingress.port
+        asked = self._asked_port()
+        wanted = asked or settings.cluster.ingress.port
         state = serve.reach(progress.wait)
         if state.port is not None:
             same_host = state.host == settings.http_host
@@ -248,12 +258,8 @@ class Platform:
                 )
             progress.wait(f"moving the ingress to port {wanted}")
             serve.shutdown()
-        if asked and not ports.is_free(wanted, settings.http_host):
-            raise StepFailed(
-                progress.step,
-                f"port {wanted} (TESSERA_PORT) is taken by another program",
-                fix=f"end it ('ss -ltnp sport = :{wanted}' names it), or choose another TESSERA_PORT",
-            )
+        if asked:
+            _refuse_taken(asked, settings.http_host, progress)
         before = None if asked else settings.http_port
         port = ports.free_port(self.home, wanted, before, taken=set(settings.ports.values()), host=settings.http_host)
         return settings.model_copy(update={"http_port": port})
@@ -303,12 +309,12 @@ class Platform:
     def down(self, on_step: OnStep) -> DownResult:
         """End what was started for this home, verify it, keep the data. Raises ``StepFailed``; safe to repeat."""
         began = time.monotonic()
-        keeper_process.stop(self.home)  # before the lock: it may hold it, and must not bring anything back
+        kept = keeper_process.stop(self.home)  # before the lock: it may hold it, and must not bring anything back
         with runtime.exclusive(self.home):
             steps = Steps(on_step)
             with steps.step("keeper", "Keeper") as progress:
-                ended = keeper_process.stop(self.home)
-                progress.done("ended" if ended else "did not run", changed=ended)
+                kept = keeper_process.stop(self.home) or kept
+                progress.done("ended" if kept else "did not run", changed=kept)
             before = self.settings()
             with steps.step("ray", "Serve, scheduler and Ray") as progress:
                 ended = self._end_ray(before)
@@ -358,6 +364,15 @@ def store_key(home: Path, url: str, api_key: str) -> None:
     except OSError:
         pass
     write_private(path, text)
+
+
+def _refuse_taken(port: int, host: str, progress: Progress) -> None:
+    if not ports.is_free(port, host):
+        raise StepFailed(
+            progress.step,
+            f"port {port} (TESSERA_PORT) is taken by another program",
+            fix=f"end it ('ss -ltnp sport = :{port}' names it), or choose another TESSERA_PORT",
+        )
 
 
 async def _migrate(dsn: str) -> str:

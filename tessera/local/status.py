@@ -92,7 +92,11 @@ def status(platform: Platform) -> PlatformStatus:
         parts += [
             _application(worker.name, worker.application, found, serve) for worker in settings.cluster.enabled_workers()
         ]
-    parts += [_simple("scheduler", found), _simple("keeper", found)]
+    scheduler = _simple("scheduler", found)
+    if settings is not None and settings.ray_external:
+        state = PartState.RUNNING if ready else PartState.UNHEALTHY  # its process is not ours to see
+        scheduler = PartStatus(name="scheduler", state=state, detail="in the joined cluster")
+    parts += [scheduler, _simple("keeper", found)]
     return PlatformStatus(
         home=platform.home,
         url=settings.http_url if settings is not None else None,
