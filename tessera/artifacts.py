@@ -47,6 +47,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256_IN_BYTES = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _MANIFEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+_BROKEN = frozenset({errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ESTALE, errno.EMFILE, errno.ENFILE})  # as unusable
 
 Referenced = Callable[[Sequence[str]], Awaitable[set[str]]]
 
@@ -148,7 +149,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _FULL | _BROKEN:
             reason = os.strerror(error.errno or 0).lower()
             raise StorageFull(
                 f"The result could not be stored ({reason}). Nothing is charged; the operator must make room."
