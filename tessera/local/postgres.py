@@ -181,6 +181,11 @@ class EmbeddedPostgres:
                 log_tail=processes.tail(self.log_file),
                 fix="its processes hang in the kernel: check the disk with 'dmesg', then run this again",
             )
+        short = runtime.short_dir_path(self.home)
+        for made in ("pg", "wheel"):
+            shutil.rmtree(short / made, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            short.rmdir()  # stays while Ray's logs are in it
         return record is not None
 
     # ------------------------------------------------------------------ starting

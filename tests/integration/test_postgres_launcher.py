@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +24,6 @@ def postgres() -> Iterator[EmbeddedPostgres]:
             yield server
         finally:
             server.stop()
-            _remove_short_dir(server.home)
-
-
-def _remove_short_dir(home: Path) -> None:
-    subprocess.run(["rm", "-rf", "--", str(runtime.short_dir_path(home))], check=True)
 
 
 async def test_the_first_start_makes_a_database_for_a_role_without_power(postgres: EmbeddedPostgres) -> None:
@@ -87,6 +81,7 @@ def test_stop_leaves_no_process_and_the_data(postgres: EmbeddedPostgres) -> None
     assert postgres.stop()
 
     assert postgres.running() == []
+    assert not runtime.short_dir_path(postgres.home).exists()
     assert not postgres.alive()
     assert not postgres.stop()
     assert (postgres.data / "PG_VERSION").exists()
@@ -141,5 +136,4 @@ def test_two_homes_run_side_by_side(postgres: EmbeddedPostgres) -> None:
         assert first.socket_dir != second.socket_dir
     finally:
         other.stop()
-        _remove_short_dir(other.home)
     assert postgres.alive()
