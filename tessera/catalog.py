@@ -64,7 +64,7 @@ PREVIEW_MODELS: tuple[Model, ...] = (
         price="1 token for 2,000 text tokens, prompt and answer",
         aliases=("gpt-4o-mini", "gpt-4o", "gpt-3.5-turbo"),
         preview=True,
-        examples=({"prompt": "List three things to see in Lisbon.", "max_tokens": 128},),
+        examples=({"prompt": "Write a short poem about the sea.", "max_tokens": 128},),
     ),
     Model(
         id="preview-transcription",

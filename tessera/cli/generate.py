@@ -139,7 +139,7 @@ def video(
 @app.command(
     epilog="""[bold]Examples[/bold]
 
-[cyan]tessera generate text "List three things to see in Lisbon."[/cyan]
+[cyan]tessera generate text "Write a short poem about the sea."[/cyan]
 
 [cyan]cat notes.txt | tessera generate text - --max-tokens 400 > summary.txt[/cyan]
 
