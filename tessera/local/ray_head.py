@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -194,6 +195,8 @@ class RayHead:
         environment = base | {
             MARK: str(self.temp_dir),
             "TESSERA_HOME": str(self.home),
+            # So that 'python' in the entry point of a 'ray job submit' is this environment's.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -266,6 +269,7 @@ class RayHead:
         chosen = self._choose_ports()
         write_private(self.root / "ports.json", json.dumps(chosen, indent=2) + "\n")
         _write_haproxy_wrapper(self.temp_dir)
+        self._write_shell_environment(chosen)
         command = [sys.executable, "-m", "ray.scripts.scripts", *self._arguments(chosen)]
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
         record = processes.spawn(command, log=self.log_file, cwd=self.home, env=self.environment())
@@ -273,6 +277,19 @@ class RayHead:
             raise self._died(before)
         record.save(self.record_file)
         return record
+
+    def _write_shell_environment(self, chosen: Mapping[str, int]) -> None:
+        """``ray/env.sh`` of the home, to be sourced before Ray's own commands (``ray job submit``, ``ray list``).
+
+        It names the token's file and never holds the token.
+        """
+        environment = {
+            **{name: value for name, value in self.environment().items() if name.startswith("RAY_")},
+            "RAY_ADDRESS": f"{LOOPBACK}:{chosen['gcs']}",
+            "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{chosen['dashboard']}",
+        }
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
+        write_private(self.root / "env.sh", "\n".join(lines) + "\n")
 
     def _arguments(self, chosen: Mapping[str, int]) -> list[str]:
         resources = {self.cluster.head.name: NODE_SHARE}
