@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Collection, Mapping
@@ -122,6 +123,9 @@ class Platform:
             self._bring_up(steps, settings.cluster, dsn, settings.database_external, code=self._deployed_code())
 
     def _configuration(self, progress: Progress) -> ClusterConfig:
+        for path in (sys.prefix, str(self.home)):
+            if any(character.isspace() for character in path):
+                raise ConfigError(f"'{path}' has a space in it, and Ray cannot run from there. Move it, then try again")
         cluster = load_cluster(self.environ)
         before = self.settings()
         if before is not None and before.cluster.head.name != cluster.head.name:
