@@ -160,7 +160,7 @@ def _network(listeners: tuple[Listener, ...]) -> Finding:
             check=name,
             verdict=Verdict.WARN,
             detail=f"open to the network without a guard: {named}",
-            fix='close them with a firewall (cluster/firewall/), or set host = "127.0.0.1" in the cluster file',
+            fix='close them with a firewall, or set host = "127.0.0.1" in the cluster file',
         )
     if guarded:
         return Finding(

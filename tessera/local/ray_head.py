@@ -203,6 +203,8 @@ class RayHead:
             "RAY_DISABLE_IMPORT_WARNING": "1",
             "RAY_raylet_start_wait_time_s": "120",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # else every stop takes 10 s; runs are re-adopted or retried
+            # Ray starts workers with niceness 15; here they are the ingress and the scheduler, which people wait for.
+            "RAY_worker_niceness": "0",
             # Memory: no idle workers kept or started ahead, small arenas, a short memory of tasks in the GCS.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_num_workers_soft_limit": "1",
@@ -344,6 +346,7 @@ class RayHead:
         return {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # its 1,000 would keep a replica's last lines, and lose them
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the default of 30 s would be added to each stop
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # far from the limit of one core at 3,000 requests per second
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(self.temp_dir / "haproxy-on-loopback"),
