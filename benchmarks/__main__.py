@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import platform as machine
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import aiohttp
 import psutil
 
 from benchmarks.load import Load, run_load, session
+from tessera.local.runtime import short_dir_path
 
 CONNECTIONS = 32
 REQUESTS = 3000
@@ -226,6 +228,7 @@ def main() -> int:
             text, data = measure(home)
         finally:
             home.tessera("down")
+            shutil.rmtree(short_dir_path(path), ignore_errors=True)
     sys.stdout.write(text + "\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(data, indent=2) + "\n")

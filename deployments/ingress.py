@@ -46,7 +46,8 @@ class Ingress:
         self._services.feed.start()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._services)
+        # Serve adds the id that it has found or made in the request.
+        return create_app(self._services, echo_request_id=False)
 
     async def check_health(self) -> None:
         """Serve asks this: a replica whose loop is blocked for long is replaced. Postgres is not its business."""

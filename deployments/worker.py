@@ -300,7 +300,7 @@ class Worker:
             bytes=len(output.data),
             width=output.width or found.width,
             height=output.height or found.height,
-            duration_s=output.duration_s or found.duration_s,
+            duration_s=round(seconds, 3) if (seconds := output.duration_s or found.duration_s) else None,
             thumbnail_sha256=await self._artifacts.put(small) if small is not None else None,
         )
 

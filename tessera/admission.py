@@ -220,6 +220,7 @@ class Admission:
 
 def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
     """Read one row of ``admit``'s answer. Raises the refusal that it stands for."""
+    rate = {"limit": answer["rate_limit"], "remaining": answer["rate_remaining"]}
     match answer["outcome"]:
         case "admitted" | "replayed":
             return Admitted(
@@ -234,7 +235,7 @@ def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
                 rate_remaining=answer["rate_remaining"],
             )
         case "idempotency_mismatch":
-            raise IdempotencyMismatch
+            raise IdempotencyMismatch(**rate)
         case "quota_exhausted":
             left = max(0, answer["daily_mt"] - answer["used_mt"])
             raise QuotaExhausted(
@@ -246,9 +247,10 @@ def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
                 remaining_tokens=tokens(left),
                 daily_tokens=tokens(answer["daily_mt"]),
                 resets_in_s=round(answer["retry_after_s"]),
+                **rate,
             )
         case "too_many_queued":
-            raise TooManyQueued(retry_after_s=answer["retry_after_s"])
+            raise TooManyQueued(retry_after_s=answer["retry_after_s"], **rate)
         case "rate_limited":
             raise RateLimited(
                 f"More than {answer['rate_limit']} submissions in a minute. Nothing was charged;"

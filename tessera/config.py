@@ -100,7 +100,6 @@ class IngressConfig(_Frozen):
     replicas: int = Field(default=2, ge=1, le=64)
     host: str = "127.0.0.1"
     port: Port = 8000
-    max_body_mib: int = Field(default=110, ge=1)
     max_ongoing_requests: int = Field(default=2048, ge=1)  # open event streams count: each one is a request
     graceful_shutdown_s: float = Field(default=10.0, gt=0)
 

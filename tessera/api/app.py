@@ -38,8 +38,11 @@ _TAGS = [
 ]
 
 
-def create_app(services: Services) -> FastAPI:
-    """The API over these services, which the caller has started and will close."""
+def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
+    """The API over these services, which the caller has started and will close.
+
+    ``echo_request_id``: whether the app itself sends X-Request-Id; not where the server around it does (Ray Serve).
+    """
     metrics = Metrics()
     authenticator = Authenticator(services.db, RequestLimiter(), services.clock)
     api = Api(services=services, authenticator=authenticator, metrics=metrics, workers=Workers(services.scheduler))
@@ -49,7 +52,7 @@ def create_app(services: Services) -> FastAPI:
     for module in (jobs, events, artifacts, uploads, models, plans, account, keys, admin, health, docs):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_middleware(GatewayMiddleware, metrics=metrics)
+    app.add_middleware(GatewayMiddleware, metrics=metrics, echo_request_id=echo_request_id)
     for context in iter_route_contexts(app.routes):
         pattern, _, _ = compile_path(context.path or "")
         api.patterns.append((pattern, set(context.methods or ())))

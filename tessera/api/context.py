@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from tessera.errors import RateLimited, TesseraError
+from tessera.errors import TesseraError
 
 SCOPE_KEY = "tessera.request"
 
@@ -43,9 +43,9 @@ class RequestContext:
 
     def refused(self, error: TesseraError) -> None:
         """Take over what a refusal knows of the submission limit."""
-        limit = error.details.get("limit")
-        if isinstance(error, RateLimited) and isinstance(limit, int) and self.rate is None:
-            self.rate = RateState(policy="submissions", limit=limit, remaining=0)
+        limit, remaining = error.details.get("limit"), error.details.get("remaining")
+        if isinstance(limit, int) and isinstance(remaining, int) and self.rate is None:
+            self.rate = RateState(policy="submissions", limit=limit, remaining=remaining)
 
 
 def context_of(request: Request) -> RequestContext:

@@ -34,8 +34,9 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 class GatewayMiddleware:
     """The outermost layer: whatever happens inside, the caller gets an answer with an X-Request-Id."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, echo_request_id: bool = True) -> None:
         self._app = app
+        self._echo_request_id = echo_request_id
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +54,7 @@ class GatewayMiddleware:
         self, scope: Scope, receive: Receive, send: Send, context: RequestContext, headers: dict[bytes, bytes]
     ) -> None:
         started_at = time.perf_counter()
-        answer = _Answer(send, context)
+        answer = _Answer(send, context, echo_request_id=self._echo_request_id)
         limit = MAX_UPLOAD_BYTES + MULTIPART_BYTES if scope["path"] == UPLOADS_PATH else MAX_JSON_BYTES
         status: int | None = None
         try:
@@ -114,9 +115,10 @@ class _Limited:
 class _Answer:
     """Sends on, adding our headers; swallows the body of an answer to HEAD."""
 
-    __slots__ = ("_context", "_send", "started", "status")
+    __slots__ = ("_context", "_echo_request_id", "_send", "started", "status")
 
-    def __init__(self, send: Send, context: RequestContext) -> None:
+    def __init__(self, send: Send, context: RequestContext, *, echo_request_id: bool) -> None:
+        self._echo_request_id = echo_request_id
         self._send = send
         self._context = context
         self.started = False
@@ -126,7 +128,9 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self._context.request_id.encode())]
+            headers = list(message.get("headers", ()))
+            if self._echo_request_id:
+                headers.append((b"x-request-id", self._context.request_id.encode()))
             if self._context.rate is not None:
                 headers += self._context.rate.headers()
             message = {**message, "headers": headers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tessera.local.runtime import short_dir_path
 from tests.acceptance.http import Answer, Api
 
 UP_TIMEOUT_S = 400
@@ -113,7 +115,7 @@ def platform() -> Iterator[Platform]:
             credentials = tomllib.loads((home / "credentials.toml").read_text())
             yield Platform(home, credentials["url"], credentials["api_key"], environment)
         finally:
-            subprocess.run(
+            down = subprocess.run(
                 [*command, "down"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -121,6 +123,8 @@ def platform() -> Iterator[Platform]:
                 timeout=120,
                 check=False,
             )
+            if down.returncode == 0:
+                shutil.rmtree(short_dir_path(home), ignore_errors=True)  # its sockets and Ray's logs
 
 
 @pytest.fixture
