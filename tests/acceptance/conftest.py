@@ -1,4 +1,4 @@
-"""One platform for the whole run: ``tessera up`` in a home of its own, on ports of its own, and ``tessera down``."""
+"""One platform for all acceptance tests: ``tessera up`` in a home of its own, on ports of its own, and ``tessera down``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform() -> Iterator[Platform]:
     with tempfile.TemporaryDirectory(prefix="tessera-acceptance-") as folder:
         home = Path(folder) / "home"
