@@ -20,7 +20,6 @@ from ray.serve import Application
 
 from deployments.artifact_handle import DEPLOYMENT as STORE_DEPLOYMENT
 from deployments.artifact_handle import ServedStore
-from deployments.ingress import Ingress
 from deployments.serving import ServedWorker
 from tessera.config import ClusterConfig, WorkerConfig, load_cluster
 from tessera.scheduler.actor import WORKER_DEPLOYMENT
@@ -42,6 +41,9 @@ def build(args: dict[str, Any]) -> Application:
 
 def build_control(cluster: ClusterConfig) -> Application:
     """The HTTP ingress, bound to the head node."""
+    # Only here: whoever builds a worker's application needs neither FastAPI nor the API, which take seconds to import.
+    from deployments.ingress import Ingress
+
     ingress = cluster.ingress
     deployment = serve.deployment(
         name="ingress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ class ServedWorker:
     async def __init__(self, config: Mapping[str, Any], beside_store: bool) -> None:  # type: ignore[misc]  # Serve awaits it
         worker = WorkerConfig.model_validate(config)
         configure_logs(worker.name)
+        # An engine that computes on this machine's CPU gives way to the API and the scheduler beside it.
+        os.nice(int(worker.options.get("niceness", 0)))
         self._worker = Worker(
             name=worker.name,
             engine=make_engine(worker),

@@ -60,9 +60,8 @@ class HandleWorker:
     async def _call(self, method: str, *arguments: object) -> Any:
         try:
             return await asyncio.wait_for(self._of(method).remote(*arguments), CALL_TIMEOUT_S)
-        except (RayError, RayServeException, TimeoutError) as error:
-            self._handle = None
-            raise WorkerAway(f"{method}: {type(error).__name__}") from error
+        except Exception as error:
+            raise self._away(method, error) from error
 
     async def report(self) -> WorkerReport:
         report: WorkerReport = await self._call("report")
@@ -83,9 +82,15 @@ class HandleWorker:
             stream = self._of("watch", stream=True).remote()
             async for batch in stream:
                 yield batch
-        except (RayError, RayServeException) as error:
-            self._handle = None
-            raise WorkerAway(f"watch: {type(error).__name__}") from error
+        except Exception as error:
+            raise self._away("watch", error) from error
+
+    def _away(self, method: str, error: Exception) -> WorkerAway:
+        """Whatever Ray or Serve raises (before Serve has started it is a ValueError) leaves open what has happened."""
+        self._handle = None
+        if not isinstance(error, RayError | RayServeException | TimeoutError):
+            log.warning("worker_call_failed", worker=self._name, method=method, exc_info=error)
+        return WorkerAway(f"{method}: {type(error).__name__}")
 
 
 class SchedulerActor:

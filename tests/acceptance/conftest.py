@@ -1,4 +1,4 @@
-"""One platform for all acceptance tests: ``tessera up`` in a home of its own, on ports of its own, and ``tessera down``."""
+"""One platform for all acceptance tests: ``tessera up`` in a home and on ports of its own, and ``tessera down``."""
 
 from __future__ import annotations
 
