@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tessera.engine import CancelState, Chunk, Done, Engine, EngineEvent, EngineJob, Output, Preview, Progress, RunState
 
-CANCEL_LIMIT_S = 8.0  # a run that ignores its cancel goes on for longer; how fast one stops is a measurement, not a test
+CANCEL_LIMIT_S = 8.0  # tells a run that ignores its cancel; how fast one stops is for a measurement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
