@@ -26,6 +26,7 @@ from tessera.scheduler.actor import WORKER_DEPLOYMENT
 
 HEALTH_PERIOD_S = 10.0
 HEALTH_TIMEOUT_S = 30.0  # a busy core was seen to delay a healthy replica's answer by 9 s
+QUIET = {"enable_access_log": False}  # the ingress writes its own, and the calls of a handle are no news
 WATCHERS = 16  # open watch streams, and calls beside them
 
 
@@ -53,6 +54,7 @@ def build_control(cluster: ClusterConfig) -> Application:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=ingress.graceful_shutdown_s,
         graceful_shutdown_wait_loop_s=0.2,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": 0, "resources": {cluster.head.name: 0.01}},
     )(Ingress)
     return deployment.bind()
@@ -81,6 +83,7 @@ def build_worker(cluster: ClusterConfig, worker: WorkerConfig) -> Application:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.2,
+        logging_config=QUIET,
         ray_actor_options={
             "num_cpus": worker.num_cpus,
             "num_gpus": worker.num_gpus,

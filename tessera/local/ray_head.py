@@ -346,7 +346,6 @@ class RayHead:
         return {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # its 1,000 would keep a replica's last lines, and lose them
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the default of 30 s would be added to each stop
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # far from the limit of one core at 3,000 requests per second
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(self.temp_dir / "haproxy-on-loopback"),
