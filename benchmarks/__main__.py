@@ -88,7 +88,9 @@ def part_of(name: str, words: str) -> str:
         ("haproxy", "haproxy"),
         ("gcs_server", "Ray GCS"),
         ("raylet/raylet", "raylet"),
-        ("dashboard/agent", "Ray dashboard agent"),
+        ("DashboardAgent", "Ray dashboard agent"),
+        ("RuntimeEnvAgent", "Ray runtime env agent"),
+        ("ray-dashboard-", "Ray dashboard"),
         ("dashboard.py", "Ray dashboard"),
         ("runtime_env", "Ray runtime env agent"),
         ("log_monitor", "Ray log monitor"),
@@ -96,7 +98,9 @@ def part_of(name: str, words: str) -> str:
         ("keeper", "keeper"),
         ("ray::IDLE", "Ray idle worker"),
         ("default_worker", "Ray idle worker"),
-        ("ray start", "ray start"),
+        ("start --head", "ray start"),
+        ("resource_tracker", "Ray dashboard"),
+        ("multiprocessing", "Ray dashboard"),
     ):
         if mark in words:
             return part
