@@ -35,7 +35,7 @@ _SHOWN_INLINE = ("image/", "audio/", "video/")
         200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
         206: {"description": "The asked range."},
         304: {"description": "You have it already (If-None-Match)."},
-        **schemas.problems(401, 404, 410, 416, 429, 503),
+        **schemas.problems(401, 404, 410, 416, 422, 429, 503),
     },
 )
 async def get_artifact(
@@ -59,7 +59,7 @@ async def get_artifact(
     summary="A small picture of an artifact",
     responses={
         200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **schemas.problems(401, 404, 410, 429, 503),
+        **schemas.problems(401, 404, 410, 422, 429, 503),
     },
 )
 async def get_thumbnail(request: Request, artifact_id: str, caller: Reader) -> Response:

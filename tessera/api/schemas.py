@@ -342,7 +342,7 @@ def input_schemas() -> dict[str, Any]:
     return found
 
 
-_TIME = {"type": "string", "format": "date-time"}
+_TIME = {"type": ["string", "null"], "format": "date-time"}
 
 SUBMISSION_BODY = _body(
     {
@@ -398,7 +398,7 @@ KEY_BODY = _body(
         "properties": {
             "name": _NAME,
             "scopes": {"type": "array", "items": {"enum": ["jobs", "read", "admin"]}, "default": ["jobs"]},
-            "daily_cap_tokens": {"type": "number", "minimum": 0},
+            "daily_cap_tokens": {"type": ["number", "null"], "minimum": 0},
             "expires_at": _TIME,
         },
     },
