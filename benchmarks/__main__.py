@@ -14,13 +14,11 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 from benchmarks.load import Load, run_load, session
 from tessera.local.runtime import short_dir_path
@@ -52,59 +50,20 @@ class Home:
         return time.perf_counter() - started
 
     def memory(self) -> list[tuple[str, int, float]]:
-        """(part, processes, MiB of proportional memory) of everything that this home has started, largest first."""
-        mib: dict[str, float] = defaultdict(float)
-        count: dict[str, int] = defaultdict(int)
-        marks = (str(self.path), self._ray_folder())
-        for process in psutil.process_iter():
-            try:
-                words = " ".join(process.cmdline())
-                mine = any(mark in words for mark in marks) or process.environ().get("TESSERA_HOME") == str(self.path)
-                if not mine and not (process.name() == "postgres" and self._is_our_postgres(process)):
-                    continue
-                part = part_of(process.name(), words)
-                mib[part] += process.memory_full_info().pss / 2**20
-                count[part] += 1
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return sorted(((part, count[part], size) for part, size in mib.items()), key=lambda row: -row[2])
-
-    def _ray_folder(self) -> str:
-        return str(json.loads((self.path / "platform.json").read_text())["ray_temp_dir"])
-
-    def _is_our_postgres(self, process: psutil.Process) -> bool:
-        return process.cwd() == str(self.path / "postgres" / "data")
-
-
-def part_of(name: str, words: str) -> str:
-    """A readable name for a process."""
-    for mark, part in (
-        ("ServeReplica:control:ingress", "ingress replica"),
-        ("ServeReplica:worker-", "worker replica"),
-        ("SchedulerActor", "scheduler actor"),
-        ("ServeController", "Serve controller"),
-        ("HAProxyManager", "HAProxy manager"),
-        ("ProxyActor", "Serve proxy"),
-        ("haproxy", "haproxy"),
-        ("gcs_server", "Ray GCS"),
-        ("raylet/raylet", "raylet"),
-        ("DashboardAgent", "Ray dashboard agent"),
-        ("RuntimeEnvAgent", "Ray runtime env agent"),
-        ("ray-dashboard-", "Ray dashboard"),
-        ("dashboard.py", "Ray dashboard"),
-        ("runtime_env", "Ray runtime env agent"),
-        ("log_monitor", "Ray log monitor"),
-        ("monitor.py", "Ray monitor"),
-        ("keeper", "keeper"),
-        ("ray::IDLE", "Ray idle worker"),
-        ("default_worker", "Ray idle worker"),
-        ("start --head", "ray start"),
-        ("resource_tracker", "Ray dashboard"),
-        ("multiprocessing", "Ray dashboard"),
-    ):
-        if mark in words:
-            return part
-    return "Postgres" if name == "postgres" else name
+        """(part, processes, MiB of proportional memory) of everything that this home runs, largest first."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tessera.cli", "status", "--json"],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        parts = json.loads(done.stdout)["parts"]
+        rows = [
+            (part["name"], len(part["processes"]), sum(process["memory_mib"] for process in part["processes"]))
+            for part in parts
+        ]
+        return sorted(rows, key=lambda row: -row[2])
 
 
 async def latency(url: str, key: str) -> Load:
