@@ -82,7 +82,7 @@ class Platform:
     def up(self, on_step: OnStep) -> UpResult:
         """Bring everything up and prove it by a job. Raises ``StepFailed``; safe to repeat."""
         began = time.monotonic()
-        with runtime.exclusive(self.home):
+        with runtime.exclusive(self.home), ports.reserving():
             steps = Steps(on_step)
             with steps.step("configuration", "Configuration") as progress:
                 cluster = self._configuration(progress)

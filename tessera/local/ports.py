@@ -3,18 +3,57 @@
 Replacements come from 20000–29999: below the kernel's ephemeral range (32768 and up), so that no outgoing connection
 takes a recorded port while its owner restarts, and outside of what Ray and Serve choose by themselves. Where the
 search begins follows from the home, so that two checkouts started at the same time do not meet.
+
+A port is chosen seconds before it is bound. For that time it is reserved by the name of an abstract Unix socket, which
+all processes of the machine see and which ends with its process, however that ends (man 7 unix).
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from tessera.local.runtime import home_id
 
 FIRST, LAST = 20_000, 29_999
+
+
+_reserved: ContextVar[dict[int, socket.socket] | None] = ContextVar("_reserved", default=None)
+
+
+@contextmanager
+def reserving() -> Iterator[None]:
+    """Within the block no other installation of this machine is given a port that this one was given."""
+    held: dict[int, socket.socket] = {}
+    token = _reserved.set(held)
+    try:
+        yield
+    finally:
+        _reserved.reset(token)
+        for name in held.values():
+            name.close()
+
+
+def _reserve(port: int) -> bool:
+    """False when another process has reserved the port."""
+    held = _reserved.get()
+    if held is not None and port in held:
+        return True
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0tessera-port-{port}")
+    except OSError as error:
+        name.close()
+        return error.errno != errno.EADDRINUSE  # where there are no abstract names there is no reservation
+    if held is None:
+        name.close()
+    else:
+        held[port] = name
+    return True
 
 
 class NoFreePort(Exception):
@@ -41,13 +80,13 @@ def is_free(port: int, host: str = "") -> bool:
 def free_port(home: Path, *preferred: int | None, taken: Collection[int] = (), host: str = "") -> int:
     """The first preferred port that is free, else one of our range. ``taken`` are those already given away."""
     for port in preferred:
-        if port is not None and port not in taken and is_free(port, host):
+        if port is not None and port not in taken and is_free(port, host) and _reserve(port):
             return port
     size = LAST - FIRST + 1
     start = int(home_id(home), 16) % size
     for step in range(size):
         port = FIRST + (start + step) % size
-        if port not in taken and is_free(port, host):
+        if port not in taken and is_free(port, host) and _reserve(port):
             return port
     raise NoFreePort(NoFreePort.__doc__)
 

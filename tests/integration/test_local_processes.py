@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,3 +56,20 @@ def test_the_last_lines_of_a_log_are_found_whatever_its_bytes(tmp_path: Path) ->
 
     assert processes.tail(path, 2) == "second \ufffd\nthird"
     assert processes.tail(tmp_path / "nothing") == ""
+
+
+def test_a_port_that_is_about_to_be_bound_is_given_to_no_other_process(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    program = (
+        "import sys; from pathlib import Path; from tessera.local import ports\n"
+        "print(ports.free_port(Path(sys.argv[1]), int(sys.argv[2]), host='127.0.0.1'))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "other"), str(number)]
+    with ports.reserving():
+        assert ports.free_port(tmp_path, number, host="127.0.0.1") == number
+        other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert int(other.stdout) != number
+    after = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert int(after.stdout) == number
