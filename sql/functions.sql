@@ -114,8 +114,9 @@ END $$;
 
 -- Admit a batch of submissions: idempotency, quota, queued cap, rate, then job, hold and event, in one commit.
 -- rows: [{ord, id, user_id, api_key_id, kind, model, batch, input, metadata, cost_mt, not_before, deadline,
---         idempotency_key, body_sha256, webhook, delivery, request_id, retried_from}], folded per user in the order ord.
--- outcome: admitted, replayed, idempotency_mismatch, quota_exhausted, too_many_queued, rate_limited, unknown_user.
+--         idempotency_key, body_sha256, webhook, delivery, request_id, retried_from, until}], folded per user in the order
+--         ord. A row that is read after its `until` is refused: whoever sent it has been told that it was not accepted.
+-- outcome: admitted, replayed, idempotency_mismatch, quota_exhausted, too_many_queued, rate_limited, unknown_user, too_late.
 -- Sending the same ids again after an ambiguous commit answers 'replayed' and changes nothing.
 CREATE OR REPLACE FUNCTION admit(p_batch jsonb, p_now timestamptz DEFAULT NULL)
 RETURNS TABLE (ord integer, outcome text, job_id uuid, tier text, state text, admitted_at timestamptz, used_mt bigint,
@@ -149,10 +150,11 @@ BEGIN
 
     FOR r IN
         SELECT x.ord, x.id, x.user_id, x.batch, x.cost_mt, x.not_before, x.idempotency_key, x.body_sha256,
-               l.daily_mt, l.max_queued, l.submissions_per_min, l.tier,
+               x.until, l.daily_mt, l.max_queued, l.submissions_per_min, l.tier,
                s.day AS state_day, s.used_mt AS state_used_mt, s.queued AS state_queued, s.tat AS state_tat
         FROM jsonb_to_recordset(p_batch) AS x(ord integer, id uuid, user_id uuid, batch boolean, cost_mt bigint,
-                                              not_before timestamptz, idempotency_key text, body_sha256 text)
+                                              not_before timestamptz, idempotency_key text, body_sha256 text,
+                                              until timestamptz)
         LEFT JOIN user_limits l ON l.user_id = x.user_id
         LEFT JOIN user_state s ON s.user_id = x.user_id
         ORDER BY x.user_id, x.ord
@@ -180,6 +182,9 @@ BEGIN
                 v_outcome := CASE WHEN v_seen.body_sha256 = decode(r.body_sha256, 'hex')
                                   THEN 'replayed' ELSE 'idempotency_mismatch' END;
             END IF;
+        END IF;
+        IF v_outcome = 'admitted' AND r.until < clock_timestamp() THEN
+            v_outcome := 'too_late';
         END IF;
         IF v_outcome = 'admitted' THEN
             IF v_used + r.cost_mt > r.daily_mt THEN

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 MAX_BATCH = 128  # 7,700 jobs/s at 32 and 9,000 at 100 were measured: past that a batch only delays its first row
 LANES = 2  # one batch commits while the next is being gathered; more only queue at the users' locks
+# A batch that Postgres first reads later than this, after a pause, must not be admitted: its callers were told 503 by
+# then. Shorter than the connection's command timeout (STATEMENT_TIMEOUT_MS).
+VALID_S = 10.0
 MAX_WAITING = 4096  # past this a submission is refused with 503 instead of kept waiting
 
 
@@ -58,10 +61,11 @@ class Submission:
     request_id: str = ""
     retried_from: UUID | None = None
 
-    def row(self, order: int) -> dict[str, Any]:
-        """The submission as ``admit`` takes it."""
+    def row(self, order: int, until: datetime | None = None) -> dict[str, Any]:
+        """The submission as ``admit`` takes it; past ``until`` it is refused as too late."""
         return {
             "ord": order,
+            "until": until,
             "id": str(self.id),
             "user_id": str(self.user_id),
             "api_key_id": self.api_key_id,
@@ -163,12 +167,13 @@ class Admission:
         number: int,
     ) -> asyncpg.Connection | None:
         """Send a batch; after an outage once more: the ids decide whether the first try had been committed."""
-        rows = [submission.row(order) for order, (submission, _) in enumerate(batch)]
         query = load()["admit_batch"].positional
         for last in (False, True):
             try:
                 if connection is None or connection.is_closed():
                     connection = await connect(self._dsn, name=f"tessera-admission-{number}")
+                until = datetime.now(UTC) + timedelta(seconds=VALID_S)
+                rows = [submission.row(order, until) for order, (submission, _) in enumerate(batch)]
                 answers = await connection.fetch(query, rows)
             except Exception as error:
                 if not (isinstance(error, Unavailable) or is_outage(error)):
@@ -189,8 +194,8 @@ class Admission:
                     self._refuse(
                         batch,
                         Unavailable(
-                            "The database does not answer at the moment. Nothing was charged;"
-                            " try again shortly, with the same Idempotency-Key if you sent one.",
+                            "The database does not answer at the moment, and the job was most likely not accepted."
+                            " Try again shortly; with an Idempotency-Key, the same one never makes a second job.",
                             retry_after_s=RETRY_AFTER_S,
                         ),
                     )
@@ -259,6 +264,8 @@ def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
                 limit=answer["rate_limit"],
                 remaining=0,
             )
+        case "too_late":
+            raise Unavailable(retry_after_s=RETRY_AFTER_S)
         case "unknown_user":
             raise Unauthorized("The user of this API key no longer exists.")
         case unknown:

@@ -109,9 +109,10 @@ def test_a_stopped_postgres_means_503_and_everything_acknowledged_is_there_after
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
-        end = time.monotonic() + 12
+        body = {"kind": "text", "model": "noop", "input": {"prompt": "go"}, "metadata": {"sent": "while stopped"}}
+        end = time.monotonic() + 20
         while time.monotonic() < end:
-            answer = api.post("/v1/jobs", {"kind": "text", "model": "noop", "input": {"prompt": "go"}})
+            answer = api.post("/v1/jobs", body)
             (accepted.append(answer.json["id"]) if answer.status == 202 else refused.append(answer))
     finally:
         for process in processes:
@@ -123,6 +124,9 @@ def test_a_stopped_postgres_means_503_and_everything_acknowledged_is_there_after
         assert int(answer.headers["retry-after"]) >= 1
     wait_ready(api)
     assert_ended_once_and_charged_once(platform, api, before + accepted)
+    # What was refused was not admitted behind its caller's back when Postgres went on.
+    admitted = query(platform, "SELECT id FROM jobs WHERE metadata ->> 'sent' = 'while stopped'")
+    assert len(admitted) == len(accepted)
 
 
 def test_a_killed_postgres_comes_back_by_itself_with_all_that_was_acknowledged(platform: Platform, api: Api) -> None:

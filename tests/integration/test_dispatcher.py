@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -211,8 +212,6 @@ async def test_a_job_that_fails_for_good_is_refunded_and_says_why(platform: Plat
 
 
 async def test_a_deadline_that_passes_in_the_queue_expires_the_job_and_refunds_it(platform: Platform) -> None:
-    from datetime import UTC, datetime, timedelta
-
     platform.worker.unplug()
     platform.start_scheduler()
     job = await platform.submit(deadline=datetime.now(UTC) + timedelta(seconds=0.5))
@@ -221,8 +220,6 @@ async def test_a_deadline_that_passes_in_the_queue_expires_the_job_and_refunds_i
 
 
 async def test_a_job_for_later_is_created_and_runs_when_it_is_due(platform: Platform) -> None:
-    from datetime import UTC, datetime, timedelta
-
     platform.start_scheduler()
     job = await platform.submit(not_before=datetime.now(UTC) + timedelta(seconds=1))
     assert await platform.state(job) == "created"
@@ -240,4 +237,12 @@ async def test_a_lost_connection_to_postgres_ends_the_term_and_nothing_else(plat
     jobs += [await platform.submit() for _ in range(5)]
     assert set(await platform.final(*jobs)) == {"completed"}
     assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
+    await platform.books()
+
+
+async def test_a_submission_that_postgres_reads_too_late_is_refused_and_holds_nothing(platform: Platform) -> None:
+    late = Submission(id=new_id(), user_id=platform.user, kind="text", model="noop", input={}, cost_mt=1000)
+    rows = [late.row(0, until=datetime.now(UTC) - timedelta(seconds=1))]
+    assert await platform.connection.fetchval("SELECT outcome FROM admit($1)", rows) == "too_late"
+    assert await platform.connection.fetchval("SELECT count(*) FROM jobs") == 0
     await platform.books()
