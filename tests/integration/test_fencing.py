@@ -1,4 +1,4 @@
-"""What the SQL functions refuse, whoever calls them: late results, second ends, old leaders, revived jobs."""
+"""What the SQL functions hold, whoever calls them: one end per job, the caps, the feed's order, cancels that stay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import pytest
 
 from tessera.ids import new_id
 from tessera.store.database import connect
@@ -60,18 +59,6 @@ async def used(connection: asyncpg.Connection, user: UUID) -> int:
     return int(await connection.fetchval("SELECT used_mt FROM user_state WHERE user_id = $1", user))
 
 
-async def test_a_late_finish_of_an_old_attempt_changes_nothing(connection: asyncpg.Connection, user: UUID) -> None:
-    epoch = await lead(connection)
-    (job,) = await queued(connection, user)
-    await claim(connection, epoch, job)
-    assert await finish(connection, epoch, job, 1, "requeued", failed=True) == "queued"
-    assert await claim(connection, epoch, job) == [(job, 2)]
-    assert await finish(connection, epoch, job, 1, "completed") is None
-    assert (await job_row(connection, job))["state"] == "running"
-    assert await finish(connection, epoch, job, 2, "completed") == "completed"
-    assert await used(connection, user) == 1000
-
-
 async def test_a_job_ends_once_however_often_its_end_is_told(connection: asyncpg.Connection, user: UUID) -> None:
     epoch = await lead(connection)
     (job,) = await queued(connection, user)
@@ -80,16 +67,6 @@ async def test_a_job_ends_once_however_often_its_end_is_told(connection: asyncpg
     assert ends == ["completed", None, None]
     entries = await connection.fetch("SELECT entry FROM token_ledger WHERE job_id = $1 ORDER BY id", job)
     assert [entry["entry"] for entry in entries] == ["hold", "settlement"]
-
-
-async def test_a_scheduler_that_no_longer_leads_can_write_nothing(connection: asyncpg.Connection, user: UUID) -> None:
-    old = await lead(connection)
-    (job,) = await queued(connection, user)
-    await lead(connection)
-    with pytest.raises(asyncpg.PostgresError, match="no longer leads") as refused:
-        await claim(connection, old, job)
-    assert refused.value.sqlstate == "TS001"
-    assert (await job_row(connection, job))["state"] == "queued"
 
 
 async def test_a_cancelled_job_never_comes_back(connection: asyncpg.Connection, user: UUID) -> None:
@@ -134,13 +111,6 @@ async def test_claims_never_pass_the_running_cap_of_a_user(connection: asyncpg.C
     jobs = await queued(connection, user, 5)
     assert len(await claim(connection, epoch, *jobs)) == 2
     assert await claim(connection, epoch, *jobs) == []
-
-
-async def test_a_final_state_absorbs_whoever_writes(connection: asyncpg.Connection, user: UUID) -> None:
-    (job,) = await queued(connection, user)
-    await connection.fetchval("SELECT request_cancel($1, $2)", job, user)
-    with pytest.raises(asyncpg.CheckViolationError, match="cannot go from cancelled to queued"):
-        await connection.execute("UPDATE jobs SET state = 'queued', finished_at = NULL WHERE id = $1", job)
 
 
 async def test_the_order_of_the_feed_is_the_order_of_commits(database_url: str, connection: asyncpg.Connection) -> None:
