@@ -47,7 +47,7 @@ ORDER BY j.id DESC LIMIT :limit
 
 -- name: job_for_events
 -- What a stream of a job's events begins with.
-SELECT j.id, j.state, j.attempt FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
+SELECT j.id, j.kind, j.state, j.attempt FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
 
 -- name: cancel_job
 -- Ask for a job's end; see the function in functions.sql.
@@ -151,6 +151,10 @@ FROM users u JOIN user_state s ON s.user_id = u.id WHERE u.id = :id AND u.delete
 -- name: set_plan
 -- Put a user on another plan.
 UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
+
+-- name: text_of_job
+-- The text that a text job has made.
+SELECT j.output ->> 'text' AS text FROM jobs j WHERE j.id = :job_id
 
 -- name: tell_plan_changed
 -- Tell the scheduler, by an event for each job of the user that waits or runs; last in its transaction.

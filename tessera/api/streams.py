@@ -17,7 +17,7 @@ from tessera.api.context import SCOPE_KEY
 from tessera.api.feed import DurableEvent, Feed, FeedEvent, Subscription
 from tessera.errors import TesseraError
 from tessera.ids import Prefix, show
-from tessera.jobs import FINAL, FINAL_EVENTS, EventType, JobState
+from tessera.jobs import FINAL, FINAL_EVENTS, EventType, JobState, Kind
 from tessera.ports import LiveEvent
 from tessera.store.database import Database
 
@@ -41,6 +41,7 @@ class JobEvents:
         self._attempt: int = job["attempt"]
         self._running = job["state"] == JobState.RUNNING
         self._over = job["state"] in FINAL
+        self._is_text = job["kind"] == Kind.TEXT
         self._text_end = 0
 
     async def messages(self) -> AsyncGenerator[bytes]:
@@ -51,7 +52,8 @@ class JobEvents:
             yield b"retry: %d\n\n" % RECONNECT_MS
             try:
                 for event in past:
-                    yield self._durable(event)
+                    async for message in self._tell(event):
+                        yield message
                 if was_over or self._over:
                     return
                 if self._running:
@@ -70,7 +72,8 @@ class JobEvents:
             if subscription.lagging:
                 subscription.lagging = False
                 for missed in await self._past():
-                    yield self._durable(missed)
+                    async for message in self._tell(missed):
+                        yield message
             if event is None:
                 if subscription.closed:
                     return
@@ -78,20 +81,37 @@ class JobEvents:
             elif isinstance(event, DurableEvent):
                 if event.job_seq > self._last + 1:
                     for missed in await self._past():
-                        yield self._durable(missed)
+                        async for message in self._tell(missed):
+                            yield message
                 elif event.job_seq == self._last + 1:
-                    yield self._durable(event)
+                    async for message in self._tell(event):
+                        yield message
             else:
                 if event.attempt > self._attempt or (event.attempt == self._attempt and not self._running):
                     # The scheduler's word was faster than the tail: its claim is committed, so it can be read.
                     for missed in await self._past():
-                        yield self._durable(missed)
+                        async for message in self._tell(missed):
+                            yield message
                 async for message in self._ephemeral(event):
                     yield message
 
     async def _past(self) -> list[DurableEvent]:
         rows = await self._db.rows("events_of_job", job_id=self._job_id, after=self._last)
         return [DurableEvent.of(row) for row in rows if is_public(row)]
+
+    async def _tell(self, event: DurableEvent) -> AsyncGenerator[bytes]:
+        """A durable event; before the end of a text, what was not streamed of it: chunks travel another way, and the
+        last of them may be slower than the commit."""
+        if event.type == EventType.COMPLETED and self._is_text:
+            found = await self._db.row("text_of_job", job_id=self._job_id)
+            text = (found or {}).get("text") or ""
+            if len(text) > self._text_end:
+                data = {"offset": self._text_end, "text": text[self._text_end :]}
+                self._text_end = len(text)
+                yield self._message(
+                    LiveEvent(job_id=self._job_id, attempt=event.attempt, type=EventType.CHUNK, at=event.at, data=data)
+                )
+        yield self._durable(event)
 
     def _durable(self, event: DurableEvent) -> bytes:
         self._last = event.job_seq

@@ -119,6 +119,17 @@ async def test_a_gap_in_the_text_is_filled_from_the_text_so_far(api: Api) -> Non
         assert (await events.until("chunk"))["data"]["data"] == {"offset": 0, "text": "Hello, world"}
 
 
+async def test_the_end_of_a_text_brings_what_was_not_streamed_of_it(api: Api) -> None:
+    job = await api.submit("text", prompt="hello")
+    async with api.events(job["id"]) as events:
+        attempt = await api.claim(job["id"])
+        await events.until("started")
+        await api.finish(job["id"], attempt, output={"text": "all of it", "finish_reason": "stop"})
+        told = await events.rest()
+    assert [message["event"] for message in told] == ["chunk", "completed"]
+    assert told[0]["data"]["data"] == {"offset": 0, "text": "all of it"}
+
+
 async def test_live_events_that_outrun_the_tail_do_not_come_before_started(api: Api) -> None:
     job = await api.submit()
     async with api.events(job["id"]) as events:
