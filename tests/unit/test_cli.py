@@ -537,6 +537,7 @@ def test_interrupted_and_not_cancelled_tells_how_to_take_it_up(api: FakeApi, ans
     terminal.until("queued")
     terminal.type("\x03")
     terminal.until("[y/N]")
+    time.sleep(0.3)  # nobody reads faster; a signal between the question and the read would find nobody waiting
     terminal.type(answer)
     job = next(iter(api.jobs.values()))
     terminal.until(f"tessera job {job.id} --watch")
