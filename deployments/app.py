@@ -25,7 +25,7 @@ from tessera.config import ClusterConfig, WorkerConfig, load_cluster
 from tessera.scheduler.actor import WORKER_DEPLOYMENT
 
 HEALTH_PERIOD_S = 10.0
-HEALTH_TIMEOUT_S = 30.0  # a busy core was seen to delay a healthy replica's answer by 9 s
+HEALTH_TIMEOUT_S = 30.0  # generous (start): a healthy replica on a busy core must not be replaced
 QUIET = {"enable_access_log": False}  # the ingress writes its own, and the calls of a handle are no news
 WATCHERS = 16  # open watch streams, and calls beside them
 

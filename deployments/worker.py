@@ -39,7 +39,7 @@ from tessera.runs import (
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_S = 2.0  # a third of the time after which the scheduler calls a silent worker away
+HEARTBEAT_S = 2.0  # a quarter of the time after which the scheduler calls a silent worker away
 FLUSH_S = 0.1  # ephemeral events leave about 10 times a second and job: more than an eye follows
 PREVIEW_EVERY_S = 0.5
 CANCEL_GRACE_S = 10.0  # a run that was cancelled and has not ended by then is abandoned as stuck

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tessera.errors import InvalidInput
 from tessera.jobs import Kind
 
-MAX_PROMPT_CHARS = 20_000  # four times the longest prompt that any of the supported image models reads
-MAX_TEXT_CHARS = 400_000  # about 100,000 text tokens, the context of the largest models that a 24 GB GPU holds
+MAX_PROMPT_CHARS = 20_000  # (start) far above what image models read
+MAX_TEXT_CHARS = 400_000  # (start) about 100,000 text tokens at 4 characters each
 
 
 def _no_nul(text: str) -> str:

@@ -26,6 +26,7 @@ VERSION = "preview/1"
 KIND_OF_MODEL: dict[str, Kind] = {f"preview-{kind.value}": kind for kind in Kind}
 
 REMEMBERED_RUNS = 1024  # ended runs that reconcile still knows; a worker acknowledges outcomes within seconds
+LEAVE_AFTER_S = 0.8  # of the second in which a cancelled run has to end
 PROGRESS_INTERVAL_S = 0.1  # as fast as an eye follows
 
 
@@ -51,6 +52,7 @@ class _Run:
     job: EngineJob
     state: RunState = RunState.PENDING
     flag: CancelFlag = field(default_factory=CancelFlag)
+    leave: Callable[[], None] | None = None  # ends the wait for the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,9 @@ class PreviewEngine:
             if run.state not in (RunState.PENDING, RunState.RUNNING, RunState.CANCELLED):
                 return CancelState.FINISHED
             run.flag.set()
+            if run.leave is not None:
+                # A step that cannot be interrupted may go on in its thread; whoever waits for the run does not.
+                asyncio.get_running_loop().call_later(LEAVE_AFTER_S, run.leave)
             if run.state is RunState.PENDING:
                 run.state = RunState.CANCELLED
             return CancelState.CANCELLED
@@ -132,13 +137,16 @@ class PreviewEngine:
     async def reconcile(self, job_id: UUID, attempt: int) -> RunState:
         with self._lock:
             run = self._runs.get((job_id, attempt))
-            return run.state if run is not None else RunState.LOST
+            if run is None:
+                return RunState.LOST
+            return RunState.CANCELLED if run.state is RunState.RUNNING and run.flag.is_set() else run.state
 
     async def _events(self, run: _Run) -> AsyncIterator[EngineEvent]:
         if not self._admit(run):
             return
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[EngineEvent | _End] = asyncio.Queue()
+        run.leave = lambda: queue.put_nowait(_End())
 
         def put(item: EngineEvent | _End) -> None:
             # The loop may be closed by now when its owner left in the middle of a run.

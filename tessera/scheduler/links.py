@@ -18,7 +18,7 @@ from tessera.runs import Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, Work
 
 log = structlog.get_logger(__name__)
 
-SILENCE_S = 8.0  # four heartbeats: a busy replica was seen to miss two
+SILENCE_S = 8.0  # four heartbeats: a busy replica may be late with some
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0)
 
 

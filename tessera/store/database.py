@@ -25,7 +25,7 @@ from tessera.store.queries import QueryError, load
 Row = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 5.0
-STATEMENT_TIMEOUT_MS = 15_000  # far above the slowest statement of a healthy platform (0.3 s); a hung one must end
+STATEMENT_TIMEOUT_MS = 15_000  # (start) far above what any statement here should take; a hung one must end
 IDLE_TRANSACTION_TIMEOUT_MS = 15_000
 RETRY_AFTER_S = 2.0  # a restart of Postgres takes 0.3 s after SIGKILL, plus the keeper's look every second
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tessera.engine import CancelState, Chunk, Done, Engine, EngineEvent, EngineJob, Output, Preview, Progress, RunState
 
-CANCEL_LIMIT_S = 8.0  # tells a run that ignores its cancel; how fast one stops is for a measurement
+CANCEL_LIMIT_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ async def check_cancel(engine: Engine, job: EngineJob) -> None:
     at = time.monotonic()
     assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
     await asyncio.wait_for(reader, 20)
-    assert time.monotonic() - at <= CANCEL_LIMIT_S
+    assert time.monotonic() - at <= CANCEL_LIMIT_S + 0.5  # half a second of grace: two cores are shared with other work
     assert not any(isinstance(event, Done) for event in events)
     assert await engine.reconcile(job.id, 1) is RunState.CANCELLED
     assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
