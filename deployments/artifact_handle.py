@@ -55,7 +55,8 @@ class HandleStore:
         if self._handle is None:
             self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
         try:
-            return await asyncio.wait_for(getattr(self._handle, method).remote(*arguments), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                return await getattr(self._handle, method).remote(*arguments)
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, TesseraError):

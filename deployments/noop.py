@@ -144,6 +144,7 @@ async def _slept(seconds: float, cancelled: asyncio.Event) -> AsyncIterator[Prog
     while (passed := loop.time() - start) < seconds and not cancelled.is_set():
         yield Progress(fraction=passed / seconds, note="sleeping")
         try:
-            await asyncio.wait_for(cancelled.wait(), min(PROGRESS_INTERVAL_S, max(0.0, seconds - passed)))
+            async with asyncio.timeout(min(PROGRESS_INTERVAL_S, max(0.0, seconds - passed))):
+                await cancelled.wait()
         except TimeoutError:
             continue

@@ -35,7 +35,8 @@ class ActorScheduler:
     async def _call(self, method: str, *arguments: object) -> Any:
         actor = await self._actor()
         try:
-            return await asyncio.wait_for(getattr(actor, method).remote(*arguments), CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await getattr(actor, method).remote(*arguments)
         except (RayError, TimeoutError) as error:
             self._handle = None
             raise Unavailable("The scheduler does not answer at the moment.", retry_after_s=2) from error

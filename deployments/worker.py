@@ -152,7 +152,8 @@ class Worker:
             yield WatchBatch(instance=self.instance, outcomes=ended, running=self._going())
             while True:
                 try:
-                    batch = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        batch = await queue.get()
                 except TimeoutError:
                     yield WatchBatch(instance=self.instance, running=self._going())
                     continue
@@ -175,7 +176,8 @@ class Worker:
         going = [run for run in self._runs.values() if run.outcome is None]
         for run in going:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._engine.cancel(*run.spec.key), 2)
+                async with asyncio.timeout(2):
+                    await self._engine.cancel(*run.spec.key)
             if run.task is not None:
                 run.task.cancel()
         await asyncio.gather(*(run.task for run in going if run.task), return_exceptions=True)
@@ -320,7 +322,8 @@ class Worker:
                 log.warning("run_stuck", seconds=round(now - run.started, 1))
                 run.stuck = run.cancel_asked = True
                 with contextlib.suppress(Exception):
-                    await asyncio.wait_for(self._engine.cancel(*spec.key), CANCEL_GRACE_S)
+                    async with asyncio.timeout(CANCEL_GRACE_S):
+                        await self._engine.cancel(*spec.key)
 
     # ------------------------------------------------------------------ telling
 

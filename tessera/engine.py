@@ -152,7 +152,8 @@ class Engine(Protocol):
     """One inference backend. All methods are safe to repeat; ``run`` once per (job, attempt).
 
     ``run`` ends with exactly one ``Done``, or raises an ``EngineError`` / ``InvalidInput``. When a run is cancelled
-    its iterator ends without ``Done`` within a second.
+    its iterator ends without ``Done`` within a second. For an attempt that the backend has already (``reconcile``
+    says pending, running or done, after this process was replaced) ``run`` attaches to it and never submits it again.
     """
 
     async def probe(self) -> Health: ...
@@ -162,6 +163,10 @@ class Engine(Protocol):
     async def models(self) -> Models: ...
 
     async def ensure(self, model: str) -> None: ...
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        """Unload these models (None: all) and free their memory; one that is not resident is no error."""
+        ...
 
     def run(self, job: EngineJob, attempt: int) -> AsyncIterator[EngineEvent]: ...
 

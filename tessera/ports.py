@@ -7,8 +7,9 @@ the third; nothing below them imports Ray.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -40,7 +41,12 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
-    """A worker as the scheduler sees it."""
+    """A worker as the scheduler sees it.
+
+    ``draining_until``: it takes no new job until then, by an operator's drain. ``circuit``: closed, open (too many
+    failures in a row: left out until ``circuit_until``) or half_open (one job is tried). ``excluded``: models that
+    failed here and are left out, each until when. ``resident``: heavy models loaded; ``loading``: the one on its way.
+    """
 
     name: str
     online: bool
@@ -48,6 +54,84 @@ class WorkerStatus:
     slots: int
     running: int
     message: str = ""
+    node: str = ""
+    device: str = ""
+    offline_since: datetime | None = None
+    draining_until: datetime | None = None
+    circuit: str = "closed"
+    circuit_until: datetime | None = None
+    excluded: Mapping[str, datetime] = field(default_factory=dict)
+    resident: Sequence[str] = ()
+    loading: str | None = None
+
+
+class WaitCode(StrEnum):
+    """Why a job waits. Several may hold at once; the first of an explanation is what to look at first."""
+
+    NOT_BEFORE = "not_before"  # the time its user asked for has not come
+    BACKOFF = "backoff"  # a run failed; the next try comes after a pause, in its old place
+    PAUSED = "paused"  # an operator has paused its kind
+    RUNNING_CAP = "running_cap"  # its user runs as many jobs as the plan allows
+    WORKER_OFFLINE = "worker_offline"  # every worker that has its model is away
+    DRAINING = "draining"  # every worker that has its model takes no new jobs, by an operator's drain
+    EXCLUDED = "excluded"  # its model failed on every worker lately and is left out for a while
+    CIRCUIT_OPEN = "circuit_open"  # its workers failed several times in a row and are left out for a while
+    DOES_NOT_FIT = "does_not_fit"  # its model is larger than any device that could run it
+    MODEL_LOAD = "model_load"  # its model is being loaded, or the device is being freed for it
+    VIDEO_SHARE = "video_share"  # video has used its share of the device lately, and others wait
+    AHEAD = "ahead"  # other jobs are served before it, by tier and by each user's share
+    SLOTS_BUSY = "slots_busy"  # next in line; all slots of its workers are taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitReason:
+    """One reason: a code for programs, a sentence for people, when it is over (None: unknown), and its data."""
+
+    code: WaitCode
+    message: str
+    until: datetime | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerView:
+    """A worker that has the job's model: whether it could take the job now, and if not, why (a sentence)."""
+
+    name: str
+    node: str
+    device: str
+    online: bool
+    free_slots: int
+    slots: int
+    resident: bool
+    can_run: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a live job waits, or where it runs. Jobs that ended, or that the scheduler has not seen yet, have none.
+
+    ``position``: 1 starts next; ``position_in_tier`` among its tier's jobs for the same devices; ``position_of_user``
+    among its user's own. ``ahead``: jobs that are served before it, by tier, as the policy sees it now.
+    ``own_s``: what its run is expected to take, in seconds.
+    """
+
+    job_id: UUID
+    state: str
+    summary: str
+    position: int
+    position_in_tier: int
+    position_of_user: int
+    ahead: Mapping[str, int]
+    own_jobs_ahead: int
+    running_of_user: int
+    max_running: int
+    reasons: Sequence[WaitReason]
+    workers: Sequence[WorkerView]
+    eta_low_s: float
+    eta_high_s: float
+    own_s: float
 
 
 class SchedulerPort(Protocol):
@@ -69,6 +153,10 @@ class SchedulerPort(Protocol):
         ...
 
     async def workers(self) -> Sequence[WorkerStatus]: ...
+
+    async def explain(self, job_id: UUID) -> Explanation | None:
+        """Why a live job waits; None for a job that the scheduler does not know (ended, or not due yet)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

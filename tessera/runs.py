@@ -116,6 +116,7 @@ class StartAnswer(StrEnum):
     STARTED = "started"
     KNOWN = "known"  # it runs already, or has ended and waits for its ack: nothing was done
     BUSY = "busy"  # no free slot; the scheduler's count was wrong
+    LOST = "lost"  # only of an adoption: the backend does not know this attempt, it must be run again
 
 
 class WorkerPort(Protocol):
@@ -124,6 +125,22 @@ class WorkerPort(Protocol):
     async def report(self) -> WorkerReport: ...
 
     async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]: ...
+
+    async def adopt(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        """Take up runs that a lost process of this worker had begun, wherever the backend still has them.
+
+        STARTED: the backend has the attempt (waiting, running or done) and the run goes on under it, or is collected.
+        KNOWN: this process has the run. LOST: the backend knows nothing of it. BUSY: no free slot to watch it with.
+        """
+        ...
+
+    async def ensure(self, model: str) -> None:
+        """Load a model; returns once it is resident. Takes as long as loading takes. Raises EngineError."""
+        ...
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        """Unload these models, None: all, and give their memory back. Never under a run that uses them."""
+        ...
 
     async def cancel(self, keys: Sequence[RunKey]) -> None: ...
 

@@ -59,7 +59,8 @@ class HandleWorker:
 
     async def _call(self, method: str, *arguments: object) -> Any:
         try:
-            return await asyncio.wait_for(self._of(method).remote(*arguments), CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await self._of(method).remote(*arguments)
         except Exception as error:
             raise self._away(method, error) from error
 

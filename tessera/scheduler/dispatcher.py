@@ -92,6 +92,8 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Lead term after term. Ends only by cancellation."""
+        me = asyncio.current_task()
+        assert me is not None
         for link in self.board.links.values():
             link.start()
         try:
@@ -106,6 +108,9 @@ class Dispatcher:
                     log.log(30 if outage else 40, "term_ended", exc_info=None if outage else failed, why=str(failed))
                 finally:
                     self.leading = False
+                if me.cancelling():
+                    # Python 3.11's TaskGroup loses a cancel that arrives while it unwinds from an error.
+                    raise asyncio.CancelledError
                 await asyncio.sleep(0.2 + 0.3 * self._random())
         finally:
             await asyncio.gather(*(link.stop() for link in self.board.links.values()))

@@ -41,6 +41,7 @@ async def follow(board: Board, connection: asyncpg.Connection) -> None:
             if len(rows) < PAGE:
                 break
         try:
-            await asyncio.wait_for(woken.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await woken.wait()
         except TimeoutError:
             continue

@@ -58,7 +58,8 @@ class Notifier:
             yield ()
             while True:
                 try:
-                    batch = list(await asyncio.wait_for(queue.get(), HEARTBEAT_S))
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        batch = list(await queue.get())
                 except TimeoutError:
                     yield ()
                     continue

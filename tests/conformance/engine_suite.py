@@ -72,11 +72,13 @@ async def check_cancel(engine: Engine, job: EngineJob) -> None:
             started.set()
 
     reader = asyncio.create_task(read())
-    await asyncio.wait_for(started.wait(), 20)
+    async with asyncio.timeout(20):
+        await started.wait()
     assert await engine.reconcile(job.id, 1) is RunState.RUNNING
     at = time.monotonic()
     assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
-    await asyncio.wait_for(reader, 20)
+    async with asyncio.timeout(20):
+        await reader
     assert time.monotonic() - at <= CANCEL_LIMIT_S + 0.5  # half a second of grace: two cores are shared with other work
     assert not any(isinstance(event, Done) for event in events)
     assert await engine.reconcile(job.id, 1) is RunState.CANCELLED

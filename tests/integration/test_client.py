@@ -65,7 +65,8 @@ async def test_text_chunks_come_through(api: Api, client: Client) -> None:
     inside = parse(Prefix.JOB, job.id)
     api.scheduler.tell(inside, attempt, EventType.CHUNK, offset=0, text="one ")
     api.scheduler.tell(inside, attempt, EventType.CHUNK, offset=4, text="two")
-    await asyncio.wait_for(both.wait(), 10)
+    async with asyncio.timeout(10):
+        await both.wait()
     await api.finish(job.id, attempt, output={"text": "one two three", "finish_reason": "stop"})
     await reading
     done = await client.get_job(job.id)

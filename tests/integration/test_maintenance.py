@@ -281,7 +281,8 @@ async def test_a_service_that_is_not_well_is_written_down_as_down(
 async def test_an_outage_of_postgres_ends_the_loop_as_unavailable(tmp_path: Path) -> None:
     away = f"postgresql://tessera@/tessera?host={tmp_path}"
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(Maintenance(away, FolderStore(tmp_path), quiet_start_s=0).run(), 20)
+        async with asyncio.timeout(20):
+            await Maintenance(away, FolderStore(tmp_path), quiet_start_s=0).run()
 
 
 @pytest.mark.parametrize("error", [Unavailable(), StorageFull(), ValueError("a mistake of ours")])
