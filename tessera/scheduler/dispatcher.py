@@ -69,6 +69,7 @@ class Dispatcher:
     ) -> None:
         self.board = Board(notifier or Notifier())
         self.leading = False
+        self._stopping = False
         self._dsn = dsn
         self._holder = holder
         self._lease_s = lease_s
@@ -92,28 +93,33 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Lead term after term. Ends only by cancellation."""
-        me = asyncio.current_task()
-        assert me is not None
         for link in self.board.links.values():
             link.start()
+        terms = asyncio.create_task(self._terms(), name="terms")
         try:
-            while True:
-                try:
-                    async with leadership(self._dsn, self._holder) as term:
-                        await self._term(term)
-                except* (Unavailable, LeadershipLost) as lost:
-                    log.warning("term_ended", why="; ".join(str(e) for e in _leaves(lost)))
-                except* Exception as failed:
-                    outage = all(is_outage(e) or is_fenced(e) for e in _leaves(failed))
-                    log.log(30 if outage else 40, "term_ended", exc_info=None if outage else failed, why=str(failed))
-                finally:
-                    self.leading = False
-                if me.cancelling():
-                    # Python 3.11's TaskGroup loses a cancel that arrives while it unwinds from an error.
-                    raise asyncio.CancelledError
-                await asyncio.sleep(0.2 + 0.3 * self._random())
+            await asyncio.wait({terms})
         finally:
+            # One cancel is not enough: before Python 3.13 a TaskGroup that unwinds from an error loses it.
+            self._stopping = True
+            while not terms.done():
+                terms.cancel()
+                await asyncio.wait({terms}, timeout=1)
             await asyncio.gather(*(link.stop() for link in self.board.links.values()))
+        await terms  # it ends by itself only by a bug, which is raised here
+
+    async def _terms(self) -> None:
+        while not self._stopping:
+            try:
+                async with leadership(self._dsn, self._holder) as term:
+                    await self._term(term)
+            except* (Unavailable, LeadershipLost) as lost:
+                log.warning("term_ended", why="; ".join(str(e) for e in _leaves(lost)))
+            except* Exception as failed:
+                outage = all(is_outage(e) or is_fenced(e) for e in _leaves(failed))
+                log.log(30 if outage else 40, "term_ended", exc_info=None if outage else failed, why=str(failed))
+            finally:
+                self.leading = False
+            await asyncio.sleep(0.2 + 0.3 * self._random())
 
     async def _term(self, term: Term) -> None:
         self.board.terms += 1

@@ -32,6 +32,7 @@ RETRY_AFTER_S = 2.0  # a restart of Postgres takes 0.3 s after SIGKILL, plus the
 _GONE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a server that ends an idle connection leaves the driver in a state like this
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
