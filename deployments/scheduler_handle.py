@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from tessera.errors import Unavailable
-from tessera.ports import LiveEvent, Place, WorkerStatus
+from tessera.ports import Explanation, LiveEvent, Place, WorkerStatus
 from tessera.scheduler.actor import ACTOR_NAME, NAMESPACE
 
 CALL_TIMEOUT_S = 2.0  # a restarted actor is back in 3.6–3.9 s: better to answer without it than to wait for it
@@ -61,3 +61,7 @@ class ActorScheduler:
     async def workers(self) -> Sequence[WorkerStatus]:
         workers: Sequence[WorkerStatus] = await self._call("workers")
         return workers
+
+    async def explain(self, job_id: UUID) -> Explanation | None:
+        explanation: Explanation | None = await self._call("explain", job_id)
+        return explanation

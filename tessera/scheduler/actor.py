@@ -25,7 +25,7 @@ from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
 from tessera.config import Settings, WorkerConfig
 from tessera.logs import configure_logs
-from tessera.ports import LiveEvent, Place, WorkerStatus
+from tessera.ports import Explanation, LiveEvent, Place, WorkerStatus
 from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, WorkerReport
 from tessera.scheduler import insight
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
@@ -184,6 +184,10 @@ class SchedulerActor:
     async def workers(self) -> Sequence[WorkerStatus]:
         """All configured workers."""
         return insight.workers((await self._ready()).board)
+
+    async def explain(self, job_id: UUID) -> Explanation | None:
+        """Why a live job waits; see SchedulerPort."""
+        return insight.explain((await self._ready()).board, job_id)
 
     async def pid(self) -> int:
         """The actor's process."""
