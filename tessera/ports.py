@@ -81,6 +81,7 @@ class WaitCode(StrEnum):
     VIDEO_SHARE = "video_share"  # video has used its share of the device lately, and others wait
     AHEAD = "ahead"  # other jobs are served before it, by tier and by each user's share
     SLOTS_BUSY = "slots_busy"  # next in line; all slots of its workers are taken
+    SCHEDULER_RESTARTING = "scheduler_restarting"  # the scheduler is away, or has not read the job yet: said by the API
 
 
 @dataclass(frozen=True, kw_only=True)

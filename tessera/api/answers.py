@@ -45,7 +45,7 @@ def page(data: list[dict[str, Any]], next_cursor: str | None = None) -> Response
 def job_urls(job_id: str) -> dict[str, str]:
     """The addresses of a job, as paths on this server."""
     path = f"/v1/jobs/{job_id}"
-    return {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
+    return {"self": path, "events": f"{path}/events", "explain": f"{path}/explain", "cancel": f"{path}/cancel"}
 
 
 def admitted_answer(submission: Submission, admitted: Admitted) -> dict[str, Any]:

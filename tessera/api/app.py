@@ -10,7 +10,21 @@ from fastapi.routing import iter_route_contexts
 from starlette.routing import compile_path
 
 from tessera import __version__
-from tessera.api import account, admin, artifacts, docs, events, health, jobs, keys, models, plans, schemas, uploads
+from tessera.api import (
+    account,
+    admin,
+    artifacts,
+    docs,
+    events,
+    explanations,
+    health,
+    jobs,
+    keys,
+    models,
+    plans,
+    schemas,
+    uploads,
+)
 from tessera.api.auth import Authenticator
 from tessera.api.limits import RequestLimiter
 from tessera.api.metrics import Metrics
@@ -49,7 +63,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app = FastAPI(title="Tessera", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.api = api
     # The routes of submissions first: they are looked through in this order.
-    for module in (jobs, events, artifacts, uploads, models, plans, account, keys, admin, health, docs):
+    for module in (jobs, events, explanations, artifacts, uploads, models, plans, account, keys, admin, health, docs):
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(GatewayMiddleware, metrics=metrics, echo_request_id=echo_request_id)

@@ -123,6 +123,7 @@ class FakeJob:
             "urls": {
                 "self": f"/v1/jobs/{self.id}",
                 "events": f"/v1/jobs/{self.id}/events",
+                "explain": f"/v1/jobs/{self.id}/explain",
                 "cancel": f"/v1/jobs/{self.id}/cancel",
             },
             **extra,

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tessera.errors import Unavailable
 from tessera.jobs import EventType
-from tessera.ports import LiveEvent, Place, WorkerStatus
+from tessera.ports import Explanation, LiveEvent, Place, WorkerStatus
 
 
 class FakeScheduler:
@@ -21,7 +21,10 @@ class FakeScheduler:
         self.known_places: dict[UUID, Place] = {}
         self.known_so_far: dict[UUID, list[LiveEvent]] = {}
         self.known_workers: list[WorkerStatus] = []
+        self.known_explanations: dict[UUID, Explanation] = {}
         self.asked_so_far = 0
+        self.asked_places = 0
+        self.asked_explain = 0
         self.subscribed = asyncio.Event()
         self._readers: list[asyncio.Queue[Sequence[LiveEvent]]] = []
 
@@ -58,11 +61,17 @@ class FakeScheduler:
 
     async def places(self, job_ids: Sequence[UUID]) -> Mapping[UUID, Place]:
         self._check()
+        self.asked_places += 1
         return {job_id: self.known_places[job_id] for job_id in job_ids if job_id in self.known_places}
 
     async def workers(self) -> Sequence[WorkerStatus]:
         self._check()
         return self.known_workers
+
+    async def explain(self, job_id: UUID) -> Explanation | None:
+        self._check()
+        self.asked_explain += 1
+        return self.known_explanations.get(job_id)
 
     def _check(self) -> None:
         if self.down:

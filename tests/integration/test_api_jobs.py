@@ -134,6 +134,17 @@ async def test_a_queued_job_tells_its_position_and_eta(api: Api) -> None:
     Job.model_validate(read)
 
 
+async def test_the_list_tells_all_positions_by_one_question_to_the_scheduler(api: Api) -> None:
+    jobs = [await api.submit() for _ in range(3)]
+    for number, job in enumerate(jobs, start=1):
+        api.scheduler.known_places[parse(Prefix.JOB, job["id"])] = Place(position=number, eta_low_s=4, eta_high_s=9)
+    _, page = await api.call("GET", "/v1/jobs")
+    assert [(job["position"], job["eta"]) for job in page["data"]] == [
+        (n, {"low_s": 4, "high_s": 9}) for n in (3, 2, 1)
+    ]
+    assert api.scheduler.asked_places == 1
+
+
 async def test_a_job_is_shown_without_a_place_while_the_scheduler_is_away(api: Api) -> None:
     job = await api.submit()
     api.scheduler.down = True
@@ -186,7 +197,13 @@ async def test_malformed_unknown_and_foreign_jobs_are_404(api: Api) -> None:
     job = await api.submit()
     stranger = await api.add_key()
     wrong = ["job_nonsense", "job_" + "0" * 26, "upl_" + "0" * 26, "x", "%00", "job_" + "z" * 26, job["id"].upper()]
-    for method, tail in (("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("GET", "/artifacts")):
+    for method, tail in (
+        ("GET", ""),
+        ("GET", "/events"),
+        ("GET", "/explain"),
+        ("POST", "/cancel"),
+        ("GET", "/artifacts"),
+    ):
         for identifier in wrong:
             answer, problem = await api.call(method, f"/v1/jobs/{identifier}{tail}")
             assert (answer.status, problem["code"]) == (404, "not_found"), identifier
