@@ -14,9 +14,16 @@ def make_engine(worker: WorkerConfig) -> Engine:
 
             return PreviewEngine(models=worker.models, slots=worker.slots)
         case "noop":
-            from deployments.noop import NoopEngine
+            from deployments.noop import NoopDevice, NoopEngine
 
-            return NoopEngine(slots=worker.slots)
+            options = worker.options
+            return NoopEngine(
+                worker.models,
+                slots=worker.slots,
+                device=NoopDevice(int(options["vram_mib"]) if "vram_mib" in options else None),
+                load_s=float(options.get("load_s", 0.2)),
+                unload_s=float(options.get("unload_s", 0.0)),
+            )
         case unknown:
             raise ConfigError(
                 f"worker '{worker.name}' uses engine '{unknown}', which does not exist: use preview or noop"

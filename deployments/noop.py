@@ -1,6 +1,8 @@
-"""The noop engine: does nothing, at once. For benchmarks, and with directives in its prompt for tests of failures.
+"""The noop engine: does nothing, at once. For benchmarks, and for tests of everything that goes wrong around an engine.
 
-The model ``noop`` is off by default; ``exit`` ends the worker's process, which is how a poison job is made.
+The model ``noop`` is off by default. With directives in its prompt a run takes its time or fails; ``exit`` ends the
+worker's process, which is how a poison job is made. The models ``noop-a``, ``noop-b`` and ``noop-c`` pretend to have
+weights: they have to be loaded, share a device that counts its memory, and refuse to run before.
 """
 
 from __future__ import annotations
@@ -8,15 +10,27 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from tessera.catalog import NOOP, NOOP_HEAVY
 from tessera.engine import CancelState, Capacity, Done, EngineEvent, EngineJob, Health, Models, Progress, RunState
-from tessera.errors import BadOutput, Busy, InvalidInput, Lost, ModelMissing, OutOfMemory, Stuck, TesseraError
+from tessera.errors import (
+    BadOutput,
+    Busy,
+    EngineError,
+    InvalidInput,
+    Lost,
+    ModelMissing,
+    OutOfMemory,
+    Stuck,
+    TesseraError,
+)
 
 VERSION = "noop/1"
-MODEL = "noop"
+MODEL = NOOP.id
+VRAM_MIB = {model.id: model.vram_mib for model in (NOOP, *NOOP_HEAVY)}
 REMEMBERED_RUNS = 4096
 PROGRESS_INTERVAL_S = 0.1
 EXIT_STATUS = 13
@@ -34,8 +48,36 @@ FAILURES: dict[str, type[TesseraError]] = {
 class _Run:
     """One attempt as this engine knows it."""
 
+    model: str
     state: RunState = RunState.PENDING
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class NoopDevice:
+    """The memory of a device that does not exist. Several engines may share one; ``vram_mib`` None is without end."""
+
+    def __init__(self, vram_mib: int | None = None) -> None:
+        self.vram_mib = vram_mib
+        self._taken: dict[tuple[int, str], int] = {}  # (engine, model) → MiB
+
+    @property
+    def used_mib(self) -> int:
+        """What is loaded, or being loaded."""
+        return sum(self._taken.values())
+
+    def take(self, owner: object, model: str) -> None:
+        """Memory for a model. Raises OutOfMemory."""
+        wanted = VRAM_MIB[model]
+        if self.vram_mib is not None and self.used_mib + wanted > self.vram_mib:
+            raise OutOfMemory(
+                f"{model} needs {wanted} MiB, and {self.used_mib} of the {self.vram_mib} MiB of this device are taken. "
+                "The tokens are returned."
+            )
+        self._taken[(id(owner), model)] = wanted
+
+    def give(self, owner: object, model: str) -> None:
+        """The model's memory is free again."""
+        self._taken.pop((id(owner), model), None)
 
 
 class NoopEngine:
@@ -43,34 +85,82 @@ class NoopEngine:
 
     The prompt may hold one directive: ``sleep 2.5`` (seconds, with progress every 0.1 s; a cancel ends it),
     ``fail invalid|oom|lost|stuck|bad`` (raises that error), ``exit`` (ends the process with status 13).
-    ``slots``: runs at a time; one more raises Busy.
+    ``models``: those of the catalogue that it serves. ``slots``: runs at a time; one more raises Busy.
+    ``device``: whose memory its heavy models take; ``load_s`` and ``unload_s``: how long that takes.
     """
 
-    def __init__(self, slots: int = 1) -> None:
+    def __init__(
+        self,
+        models: Sequence[str] = (MODEL,),
+        slots: int = 1,
+        *,
+        device: NoopDevice | None = None,
+        load_s: float = 0.2,
+        unload_s: float = 0.0,
+    ) -> None:
+        unknown = [model for model in models if model not in VRAM_MIB]
+        if unknown:
+            raise ModelMissing(f"The noop engine has no model {unknown[0]}. It has {', '.join(VRAM_MIB)}.")
         if slots < 1:
             raise ValueError("slots must be at least 1")
+        self._models = tuple(models)
         self._slots = slots
-        self._running = 0
+        self._device = device or NoopDevice()
+        self._load_s = load_s
+        self._unload_s = unload_s
+        self._resident = {model for model in models if VRAM_MIB[model] == 0}
+        self._switching = asyncio.Lock()
+        self._running: list[str] = []  # the models of the runs that go on
         self._runs: OrderedDict[tuple[UUID, int], _Run] = OrderedDict()
 
     async def probe(self) -> Health:
         return Health(ok=True, version=VERSION, fingerprint=VERSION)
 
     async def capacity(self) -> Capacity:
-        return Capacity(slots=self._slots, running=self._running)
+        limit = self._device.vram_mib
+        return Capacity(
+            slots=self._slots,
+            running=len(self._running),
+            free_mib=None if limit is None else limit - self._device.used_mib,
+        )
 
     async def models(self) -> Models:
-        return Models(available=(MODEL,), resident=(MODEL,), switch_s={MODEL: 0.0})
+        return Models(
+            available=self._models,
+            resident=tuple(model for model in self._models if model in self._resident),
+            switch_s={model: self._load_s if VRAM_MIB[model] else 0.0 for model in self._models},
+        )
 
     async def ensure(self, model: str) -> None:
-        if model != MODEL:
-            raise ModelMissing(f"The noop engine serves noop only, not {model}.")
+        self._check_served(model)
+        async with self._switching:
+            if model in self._resident:
+                return
+            self._device.take(self, model)
+            try:
+                await asyncio.sleep(self._load_s)
+            except BaseException:
+                self._device.give(self, model)
+                raise
+            self._resident.add(model)
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        async with self._switching:
+            wanted = self._models if models is None else models
+            going = {model for model in wanted if model in self._resident and VRAM_MIB[model]}
+            if used := going.intersection(self._running):
+                raise Busy(f"{', '.join(sorted(used))} cannot be unloaded: a run uses it. Nothing was unloaded.")
+            self._resident -= going  # from here on nothing may run on them
+            if going:
+                await asyncio.sleep(self._unload_s)
+            for model in going:
+                self._device.give(self, model)
 
     def run(self, job: EngineJob, attempt: int) -> AsyncIterator[EngineEvent]:
         """Start one attempt. Raises RuntimeError when this attempt was already run here."""
         if (job.id, attempt) in self._runs:
             raise RuntimeError(f"attempt {attempt} of {job.id} was already run here")
-        run = self._runs[(job.id, attempt)] = _Run()
+        run = self._runs[(job.id, attempt)] = _Run(model=job.model)
         self._forget_old()
         return self._events(job, run)
 
@@ -91,11 +181,13 @@ class NoopEngine:
     async def _events(self, job: EngineJob, run: _Run) -> AsyncIterator[EngineEvent]:
         if run.cancelled.is_set():
             return
-        if job.model != MODEL or self._running >= self._slots:
+        try:
+            self._admit(run)
+        except EngineError:
             run.state = RunState.FAILED
-            raise Busy() if job.model == MODEL else ModelMissing(f"The noop engine serves noop only, not {job.model}.")
+            raise
         run.state = RunState.RUNNING
-        self._running += 1
+        self._running.append(run.model)
         try:
             words = str(job.input.get("prompt") or "").split()
             match words:
@@ -111,10 +203,23 @@ class NoopEngine:
             run.state = RunState.DONE
             yield Done(output=_empty_output(), cost_units=0)
         finally:
-            self._running -= 1
+            self._running.remove(run.model)
             if run.state is RunState.RUNNING:
                 # Left early: by its reader, or by one of the errors above.
                 run.state = RunState.FAILED
+
+    def _admit(self, run: _Run) -> None:
+        """Raises ModelMissing, Busy, or EngineError for a model that nobody has loaded."""
+        self._check_served(run.model)
+        if len(self._running) >= self._slots:
+            raise Busy()
+        if run.model not in self._resident:
+            # Counted as a failure on purpose: a scheduler that sends a run before its model is there shows in tests.
+            raise EngineError(f"{run.model} is not loaded. The tokens are returned.")
+
+    def _check_served(self, model: str) -> None:
+        if model not in self._models:
+            raise ModelMissing(f"This noop engine serves {', '.join(self._models)}, not {model}.")
 
     def _forget_old(self) -> None:
         while len(self._runs) > REMEMBERED_RUNS:

@@ -15,7 +15,10 @@ from tessera.jobs import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A catalogue entry. ``vram_mib`` is what it occupies while resident; 0 runs on any CPU."""
+    """A catalogue entry. ``vram_mib`` is what it occupies while resident; 0 runs on any CPU.
+
+    ``load_s`` is how long loading it takes, as far as is known before it was seen to load.
+    """
 
     id: str
     kind: Kind
@@ -24,6 +27,7 @@ class Model:
     description: str
     price: str  # in words, for people
     vram_mib: int = 0
+    load_s: float = 0.0
     aliases: tuple[str, ...] = ()
     preview: bool = False
     hidden: bool = False  # usable, but not listed nor a default
@@ -114,6 +118,23 @@ NOOP = Model(
     flat_mt=1,
 )
 
+# Two of them fit the simulated device of cluster.toml, three do not.
+NOOP_HEAVY: tuple[Model, ...] = tuple(
+    Model(
+        id=f"noop-{letter}",
+        kind=Kind.TEXT,
+        engine="noop",
+        title=f"Nothing, with weights ({letter.upper()})",
+        description="Ends at once with an empty text, once it is loaded: for tests of loading and of memory.",
+        price="0.001 tokens",
+        vram_mib=6000,
+        load_s=0.5,
+        hidden=True,
+        flat_mt=1,
+    )
+    for letter in ("a", "b", "c")
+)
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -143,4 +164,4 @@ class Catalog:
 def catalog_of(served: Iterable[str]) -> Catalog:
     """The catalogue entries of those models that some configured worker serves."""
     wanted = set(served)
-    return Catalog(tuple(m for m in (*PREVIEW_MODELS, NOOP) if m.id in wanted))
+    return Catalog(tuple(m for m in (*PREVIEW_MODELS, NOOP, *NOOP_HEAVY) if m.id in wanted))

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 PLATFORM_FILE = "platform.json"
 CREDENTIALS_FILE = "credentials.toml"
+NOOP_WORKERS = frozenset({"noop", "noop-gpu"})  # for tests and benchmarks: enabled by the environment only
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -66,6 +67,7 @@ class WorkerConfig(_Frozen):
     ``slots`` is how many jobs it runs at once; the scheduler never sends it more. ``num_cpus``, ``num_gpus`` and
     ``resources`` are Ray's logical resources of its replica; a small share of the node's own resource is always added.
     ``device`` may be left out where the node has exactly one. ``options`` go to the engine as they are.
+    ``run_timeout_s`` bounds a whole run, ``no_progress_s`` the silence between two signs of life of it.
     """
 
     name: Name
@@ -79,6 +81,17 @@ class WorkerConfig(_Frozen):
     num_gpus: float = Field(default=0.0, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+    run_timeout_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    no_progress_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        if self.no_progress_s > self.run_timeout_s:
+            raise ValueError(
+                f"worker '{self.name}' may be silent for {self.no_progress_s:g} s (no_progress_s) and run for "
+                f"{self.run_timeout_s:g} s in all (run_timeout_s). Raise run_timeout_s or lower no_progress_s"
+            )
+        return self
 
     def ray_resources(self) -> dict[str, float]:
         """The custom resources of the replica: its own, and 0.01 of its node's (a node offers 100)."""
@@ -171,7 +184,7 @@ def cluster_file(environ: Mapping[str, str]) -> Path:
 
 
 def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
-    """Read the cluster file. ``TESSERA_NOOP=1`` enables the worker ``noop``.
+    """Read the cluster file. ``TESSERA_NOOP=1`` enables the workers ``noop`` and ``noop-gpu``.
 
     Raises ``ConfigError`` with the entry to correct.
     """
@@ -188,7 +201,7 @@ def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
         cluster = cluster.model_copy(
             update={
                 "workers": tuple(
-                    worker.model_copy(update={"enabled": True}) if worker.name == "noop" else worker
+                    worker.model_copy(update={"enabled": True}) if worker.name in NOOP_WORKERS else worker
                     for worker in cluster.workers
                 )
             }

@@ -111,13 +111,17 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Slots and load of an engine. ``free_mib`` is None where the device does not tell."""
+    """Slots and load of an engine. ``free_mib`` is None where the device does not tell.
+
+    ``detached``: runs go on in the backend when this process ends, and the next one attaches to them.
+    """
 
     slots: int
     running: int
     queued: int = 0
     free_mib: int | None = None
     batch_max: int = 1
+    detached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +166,18 @@ class Engine(Protocol):
 
     async def models(self) -> Models: ...
 
-    async def ensure(self, model: str) -> None: ...
+    async def ensure(self, model: str) -> None:
+        """Load a model; returns once it is resident, at once when it is already.
+
+        Raises ModelMissing, OutOfMemory when it does not fit beside what is loaded, or another EngineError.
+        """
+        ...
 
     async def release(self, models: Sequence[str] | None = None) -> None:
-        """Unload these models (None: all) and free their memory; one that is not resident is no error."""
+        """Unload these models (None: all) and free their memory; one that is not resident is no error.
+
+        Raises Busy when a run uses one of them: then nothing was unloaded.
+        """
         ...
 
     def run(self, job: EngineJob, attempt: int) -> AsyncIterator[EngineEvent]: ...

@@ -107,6 +107,9 @@ class PreviewEngine:
         if model not in self._models:
             raise ModelMissing(f"This worker does not serve {model}. It serves {', '.join(self._models)}.")
 
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        """Previews hold no weights: there is nothing to unload, and ``models`` goes on calling them resident."""
+
     def run(self, job: EngineJob, attempt: int) -> AsyncIterator[EngineEvent]:
         """Start one attempt. It is known to ``reconcile`` from here on; the work starts with the first step.
 

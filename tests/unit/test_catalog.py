@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tessera.catalog import NOOP, PREVIEW_MODELS, Catalog, Model, catalog_of
+from tessera.catalog import NOOP, NOOP_HEAVY, PREVIEW_MODELS, Catalog, Model, catalog_of
 from tessera.errors import UnknownModel
 from tessera.inputs import parse_input
 from tessera.jobs import Kind
 
-ALL = catalog_of([model.id for model in (*PREVIEW_MODELS, NOOP)])
+ALL = catalog_of([model.id for model in (*PREVIEW_MODELS, NOOP, *NOOP_HEAVY)])
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -17,7 +17,7 @@ def test_each_kind_has_a_default(kind: Kind) -> None:
     assert ALL.resolve(kind, None).id == f"preview-{kind.value}"
 
 
-@pytest.mark.parametrize("model", (*PREVIEW_MODELS, NOOP), ids=lambda model: model.id)
+@pytest.mark.parametrize("model", (*PREVIEW_MODELS, NOOP, *NOOP_HEAVY), ids=lambda model: model.id)
 def test_a_model_is_found_by_its_id_and_by_each_alias(model: Model) -> None:
     assert all(ALL.resolve(model.kind, name) is model for name in (model.id, *model.aliases))
 
@@ -37,10 +37,15 @@ def test_a_model_of_another_kind_is_unknown_here() -> None:
         ALL.resolve(Kind.IMAGE, "preview-text")
 
 
-def test_the_hidden_model_is_never_the_default() -> None:
-    with pytest.raises(UnknownModel):
-        catalog_of(["noop"]).resolve(Kind.TEXT, None)
-    assert catalog_of(["noop"]).resolve(Kind.TEXT, "noop") is NOOP
+@pytest.mark.parametrize("model", (NOOP, *NOOP_HEAVY), ids=lambda model: model.id)
+def test_a_hidden_model_is_found_by_its_name_and_is_never_the_default_nor_told(model: Model) -> None:
+    served = catalog_of([model.id])
+    with pytest.raises(UnknownModel) as refusal:
+        served.resolve(Kind.TEXT, None)
+    assert model.id not in refusal.value.message
+    with pytest.raises(UnknownModel, match="none"):
+        served.resolve(Kind.TEXT, "gpt-4o")
+    assert served.resolve(Kind.TEXT, model.id) is model
 
 
 def test_only_served_models_are_in_the_catalogue() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tessera.catalog import catalog_of
 from tessera.config import ConfigError, Settings, find_home, load_cluster, parse_cluster
 
 ONE_NODE = """
@@ -41,7 +42,18 @@ def test_the_shipped_file_serves_all_six_kinds_and_keeps_noop_off() -> None:
 def test_noop_is_enabled_by_the_environment_only() -> None:
     names = [worker.name for worker in load_cluster({"TESSERA_NOOP": "1"}).enabled_workers()]
 
-    assert names == ["preview-visual", "preview-language", "noop"]
+    assert names == ["preview-visual", "preview-language", "noop", "noop-gpu"]
+
+
+def test_the_simulated_device_has_room_for_two_of_the_three_models_that_pretend_to_have_weights() -> None:
+    cluster = load_cluster({})
+    worker = cluster.worker("noop-gpu")
+    sizes = [model.vram_mib for model in catalog_of(worker.models).models]
+
+    device = cluster.device_of(worker)
+    assert len(sizes) == 3
+    assert sum(sizes[:2]) <= device.vram_mib < sum(sizes)
+    assert worker.options["vram_mib"] == device.vram_mib  # what the engine refuses is what the scheduler may plan
 
 
 def test_another_file_can_be_named(tmp_path: Path) -> None:
@@ -64,6 +76,9 @@ def test_another_file_can_be_named(tmp_path: Path) -> None:
         (ONE_NODE + WORKER + 'device = "gpu0"\n', "which node 'pc2' does not have"),
         (ONE_NODE + WORKER.replace("slots = 1", "slots = 0"), "workers.0.slots"),
         (ONE_NODE + WORKER + "speed = 3\n", "workers.0.speed"),
+        (ONE_NODE + WORKER + "run_timeout_s = 0\n", "workers.0.run_timeout_s"),
+        (ONE_NODE + WORKER + "no_progress_s = inf\n", "workers.0.no_progress_s"),
+        (ONE_NODE + WORKER + "run_timeout_s = 60\n", "Raise run_timeout_s or lower no_progress_s"),
         ('[[nodes]]\nname = "pc2"\n' + WORKER, "names no device and node 'pc2' has 0"),
         ("", "nodes"),
     ],
