@@ -37,6 +37,15 @@ class ServedWorker:
     async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
         return await self._worker.start(specs)
 
+    async def adopt(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        return await self._worker.adopt(specs)
+
+    async def ensure(self, model: str) -> None:
+        await self._worker.ensure(model)
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        await self._worker.release(models)
+
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         await self._worker.cancel(keys)
 

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +19,17 @@ from uuid import uuid4
 
 import structlog
 
-from tessera.engine import Chunk, Done, Engine, EngineJob, InputFile, Output, Preview, Progress
-from tessera.errors import BadOutput, EngineError, InvalidInput, StorageFull, Stuck, TesseraError, UnsupportedMedia
+from tessera.engine import Chunk, Done, Engine, EngineJob, InputFile, Output, Preview, Progress, RunState
+from tessera.errors import (
+    BadOutput,
+    Busy,
+    EngineError,
+    InvalidInput,
+    StorageFull,
+    Stuck,
+    TesseraError,
+    UnsupportedMedia,
+)
 from tessera.jobs import EventType, Kind
 from tessera.media import Media, inspect, thumbnail
 from tessera.ports import ArtifactPort, LiveEvent, StoredFile
@@ -43,8 +52,12 @@ HEARTBEAT_S = 2.0  # a quarter of the time after which the scheduler calls a sil
 FLUSH_S = 0.1  # ephemeral events leave about 10 times a second and job: more than an eye follows
 PREVIEW_EVERY_S = 0.5
 CANCEL_GRACE_S = 10.0  # a run that was cancelled and has not ended by then is abandoned as stuck
+RECONCILE_TIMEOUT_S = 2.0  # less than the scheduler's own timeout of the call, so that it gets an answer
+MODELS_TIMEOUT_S = 1.0  # a heartbeat waits for it
 MANIFEST_AFTER_S = 1.0  # a shorter run without files is cheaper to run again than to write down
 MAX_UNACKED = 10_000
+# What a backend still has of a lost process's run: it can be attached to, and is not submitted again.
+ATTACHABLE = frozenset({RunState.PENDING, RunState.RUNNING, RunState.DONE})
 MAKES_FILES = frozenset({Kind.IMAGE, Kind.VIDEO, Kind.SPEECH, Kind.MUSIC})
 
 
@@ -82,12 +95,17 @@ class Worker:
         self._dirty: set[RunKey] = set()
         self._flusher: asyncio.Task[None] | None = None
         self._closing = False
+        self._resident: tuple[str, ...] = ()
+        self._switching = asyncio.Lock()  # one load or unload at a time
+        self._unloading: frozenset[str] = frozenset()
+        self._switches: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ what the scheduler calls
 
     async def report(self) -> WorkerReport:
         """What this worker is and every run it knows."""
         health = await self._engine.probe()
+        await self._look_at_models()
         return WorkerReport(
             name=self.name,
             instance=self.instance,
@@ -96,6 +114,7 @@ class Worker:
             runs=[RunInfo(job_id=k[0], attempt=k[1], outcome=run.outcome) for k, run in self._runs.items()],
             healthy=health.ok,
             message=health.message,
+            resident=self._resident,
         )
 
     async def start(self, specs: Sequence[RunSpec]) -> list[StartAnswer]:
@@ -106,7 +125,7 @@ class Worker:
         if spec.key in self._runs:
             return StartAnswer.KNOWN
         going = sum(1 for run in self._runs.values() if run.outcome is None)
-        if going >= self._slots or self._closing or len(self._runs) >= MAX_UNACKED:
+        if going >= self._slots or self._closing or len(self._runs) >= MAX_UNACKED or spec.model in self._unloading:
             return StartAnswer.BUSY
         run = _Run(spec)
         self._runs[spec.key] = run
@@ -115,19 +134,84 @@ class Worker:
             self._flusher = asyncio.create_task(self._flush_loop(), name="flusher")
         return StartAnswer.STARTED
 
+    async def adopt(self, specs: Sequence[RunSpec]) -> list[StartAnswer]:
+        """Take up runs that the backend still has from a lost process of this worker, each under its own attempt."""
+        return await asyncio.gather(*(self._adopt(spec) for spec in specs))
+
+    async def _adopt(self, spec: RunSpec) -> StartAnswer:
+        if spec.key in self._runs:
+            return StartAnswer.KNOWN
+        try:
+            async with asyncio.timeout(RECONCILE_TIMEOUT_S):
+                state = await self._engine.reconcile(*spec.key)
+        except (EngineError, OSError) as error:  # a TimeoutError is an OSError
+            # Nobody knows: to call it lost would run it a second time beside itself.
+            log.warning("adoption_unanswered", job_id=str(spec.job_id), attempt=spec.attempt, why=str(error))
+            return StartAnswer.BUSY
+        if state not in ATTACHABLE:
+            return StartAnswer.LOST
+        answer = self._start(spec)
+        log.info("run_adopted", job_id=str(spec.job_id), attempt=spec.attempt, state=state, answer=answer)
+        return answer
+
+    async def ensure(self, model: str) -> None:
+        """Load a model; returns once it is resident. Raises EngineError. It goes on when the caller leaves."""
+        await self._switch(self._load(model), name=f"load-{model}")
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        """Unload models, None: all. Raises Busy, with nothing unloaded, when a run uses one of them."""
+        await self._switch(self._unload(self._models if models is None else models), name="unload")
+
+    async def _switch(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """A load or an unload belongs to the worker: half of one, by a caller that hangs up, would be neither."""
+        task = asyncio.create_task(work, name=name)
+        self._switches.add(task)
+        task.add_done_callback(self._switched)
+        await asyncio.shield(task)
+
+    def _switched(self, task: asyncio.Task[None]) -> None:
+        self._switches.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.warning("switch_failed", switch=task.get_name(), why=str(failure))  # its caller may have left
+
+    async def _load(self, model: str) -> None:
+        async with self._switching:
+            started = time.monotonic()
+            try:
+                await self._engine.ensure(model)
+            finally:
+                await self._look_at_models()
+            log.info("model_loaded", model=model, seconds=round(time.monotonic() - started, 3))
+
+    async def _unload(self, models: Sequence[str]) -> None:
+        async with self._switching:
+            used = {run.spec.model for run in self._runs.values() if run.outcome is None}.intersection(models)
+            if used:
+                raise Busy(f"{', '.join(sorted(used))} cannot be unloaded: a run uses it. Nothing was unloaded.")
+            self._unloading = frozenset(models)  # a run that came now would find its model gone
+            try:
+                await self._engine.release(models)
+            finally:
+                self._unloading = frozenset()
+                await self._look_at_models()
+            log.info("models_unloaded", resident=self._resident)
+
+    async def _look_at_models(self) -> None:
+        """Ask the engine what is resident; the watch streams hear of it with their next item."""
+        with contextlib.suppress(EngineError, OSError):  # a TimeoutError is an OSError
+            async with asyncio.timeout(MODELS_TIMEOUT_S):
+                found = tuple((await self._engine.models()).resident)
+            if found != self._resident:
+                self._resident = found
+                self._tell(self._batch())
+
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         """Ask the engine to stop runs; their outcome comes on the watch stream. Unknown ones are told as cancelled."""
         for key in keys:
             run = self._runs.get(key)
             if run is None:
                 # Never started here, or acknowledged long ago: there is nothing that could still go on.
-                self._tell(
-                    WatchBatch(
-                        instance=self.instance,
-                        outcomes=[Outcome(job_id=key[0], attempt=key[1], ending=Ending.CANCELLED)],
-                        running=self._going(),
-                    )
-                )
+                self._tell(self._batch(outcomes=[Outcome(job_id=key[0], attempt=key[1], ending=Ending.CANCELLED)]))
             elif run.outcome is None and not run.cancel_asked:
                 run.cancel_asked = True
                 await self._engine.cancel(*key)
@@ -146,23 +230,25 @@ class Worker:
     async def watch(self) -> AsyncIterator[WatchBatch]:
         """Every outcome not yet acknowledged, then all that happens; an empty batch at least every 2 s."""
         queue: asyncio.Queue[WatchBatch] = asyncio.Queue()
+        await self._look_at_models()
         self._watchers.add(queue)
         try:
             ended = [run.outcome for run in self._runs.values() if run.outcome is not None]
-            yield WatchBatch(instance=self.instance, outcomes=ended, running=self._going())
+            yield self._batch(outcomes=ended)
             while True:
                 try:
                     async with asyncio.timeout(HEARTBEAT_S):
                         batch = await queue.get()
                 except TimeoutError:
-                    yield WatchBatch(instance=self.instance, running=self._going())
+                    await self._look_at_models()
+                    yield self._batch()
                     continue
                 events, outcomes = list(batch.events), list(batch.outcomes)
                 while not queue.empty():  # whatever else is there travels in the same item
                     more = queue.get_nowait()
                     events += more.events
                     outcomes += more.outcomes
-                yield WatchBatch(instance=self.instance, events=events, outcomes=outcomes, running=self._going())
+                yield self._batch(events=events, outcomes=outcomes)
         finally:
             self._watchers.discard(queue)
 
@@ -171,16 +257,24 @@ class Worker:
         return (await self._engine.probe()).ok
 
     async def close(self) -> None:
-        """End: cancel what runs. Its jobs are found lost and run again elsewhere."""
+        """End: cancel what runs, and its jobs are found lost and run again. What outlives this process is left alone:
+        the next one adopts it."""
         self._closing = True
         going = [run for run in self._runs.values() if run.outcome is None]
+        detached = False
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(2):
+                detached = (await self._engine.capacity()).detached
         for run in going:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(2):
-                    await self._engine.cancel(*run.spec.key)
+            if not detached:
+                with contextlib.suppress(Exception):
+                    async with asyncio.timeout(2):
+                        await self._engine.cancel(*run.spec.key)
             if run.task is not None:
                 run.task.cancel()
-        await asyncio.gather(*(run.task for run in going if run.task), return_exceptions=True)
+        for switch in self._switches:
+            switch.cancel()
+        await asyncio.gather(*(run.task for run in going if run.task), *self._switches, return_exceptions=True)
         if self._flusher is not None:
             self._flusher.cancel()
 
@@ -215,7 +309,7 @@ class Worker:
         self._flush(run)
         run.outcome = outcome
         log.info("run_ended", ending=outcome.ending, seconds=round(time.monotonic() - run.started, 3))
-        self._tell(WatchBatch(instance=self.instance, outcomes=[outcome], running=self._going()))
+        self._tell(self._batch(outcomes=[outcome]))
 
     def _outcome(self, run: _Run, work: asyncio.Task[Outcome | None]) -> Outcome:
         key: dict[str, Any] = {"job_id": run.spec.job_id, "attempt": run.spec.attempt, "executed": run.fraction}
@@ -333,13 +427,7 @@ class Worker:
             return
         run.last_preview = now
         data = {"media_type": preview.media_type, "data_base64": base64.b64encode(preview.data).decode()}
-        self._tell(
-            WatchBatch(
-                instance=self.instance,
-                events=[self._event(run, EventType.PREVIEW, data)],
-                running=self._going(),
-            )
-        )
+        self._tell(self._batch(events=[self._event(run, EventType.PREVIEW, data)]))
 
     async def _flush_loop(self) -> None:
         while True:
@@ -363,10 +451,19 @@ class Worker:
             events.append(self._event(run, EventType.CHUNK, {"offset": run.text_sent, "text": text}))
             run.text_sent += len(text)
         if events:
-            self._tell(WatchBatch(instance=self.instance, events=events, running=self._going()))
+            self._tell(self._batch(events=events))
 
     def _event(self, run: _Run, kind: EventType, data: Mapping[str, Any]) -> LiveEvent:
         return LiveEvent(job_id=run.spec.job_id, attempt=run.spec.attempt, type=kind, at=datetime.now(UTC), data=data)
+
+    def _batch(self, *, events: Sequence[LiveEvent] = (), outcomes: Sequence[Outcome] = ()) -> WatchBatch:
+        return WatchBatch(
+            instance=self.instance,
+            events=events,
+            outcomes=outcomes,
+            running=self._going(),
+            resident=self._resident,
+        )
 
     def _tell(self, batch: WatchBatch) -> None:
         for queue in self._watchers:

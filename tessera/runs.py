@@ -89,7 +89,10 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """What a worker says of itself. ``instance`` changes with every new process: its runs before that are gone."""
+    """What a worker says of itself. ``instance`` changes with every new process: its runs before that are gone.
+
+    ``resident`` are the models that its engine has loaded.
+    """
 
     name: str
     instance: str
@@ -98,16 +101,21 @@ class WorkerReport:
     runs: Sequence[RunInfo]
     healthy: bool = True
     message: str = ""
+    resident: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchBatch:
-    """One item of a worker's watch stream; an empty one is its heartbeat. ``running`` are the runs that go on."""
+    """One item of a worker's watch stream; an empty one is its heartbeat. ``running`` are the runs that go on.
+
+    ``resident`` are the models that its engine has loaded, as of its last load, unload or heartbeat.
+    """
 
     instance: str
     events: Sequence[LiveEvent] = ()
     outcomes: Sequence[Outcome] = ()
     running: Sequence[RunKey] = field(default=())
+    resident: Sequence[str] = ()
 
 
 class StartAnswer(StrEnum):
@@ -115,7 +123,7 @@ class StartAnswer(StrEnum):
 
     STARTED = "started"
     KNOWN = "known"  # it runs already, or has ended and waits for its ack: nothing was done
-    BUSY = "busy"  # no free slot; the scheduler's count was wrong
+    BUSY = "busy"  # no free slot, or (of an adoption) the backend does not answer: ask again later
     LOST = "lost"  # only of an adoption: the backend does not know this attempt, it must be run again
 
 
@@ -130,7 +138,8 @@ class WorkerPort(Protocol):
         """Take up runs that a lost process of this worker had begun, wherever the backend still has them.
 
         STARTED: the backend has the attempt (waiting, running or done) and the run goes on under it, or is collected.
-        KNOWN: this process has the run. LOST: the backend knows nothing of it. BUSY: no free slot to watch it with.
+        KNOWN: this process has the run. LOST: the backend knows nothing of it, or it has failed or was cancelled
+        there. BUSY: no free slot to watch it with, or the backend does not answer: it may still have the run.
         """
         ...
 
@@ -139,7 +148,10 @@ class WorkerPort(Protocol):
         ...
 
     async def release(self, models: Sequence[str] | None = None) -> None:
-        """Unload these models, None: all, and give their memory back. Never under a run that uses them."""
+        """Unload these models, None: all, and give their memory back.
+
+        Never under a run that uses them: then it raises Busy, and nothing was unloaded. Raises EngineError.
+        """
         ...
 
     async def cancel(self, keys: Sequence[RunKey]) -> None: ...

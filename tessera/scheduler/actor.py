@@ -24,6 +24,7 @@ from ray.util.metrics import Counter, Gauge
 from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
 from tessera.config import Settings, WorkerConfig
+from tessera.errors import EngineError
 from tessera.logs import configure_logs
 from tessera.ports import Explanation, LiveEvent, Place, WorkerStatus
 from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, WorkerReport
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 ACTOR_NAME = "scheduler"
 NAMESPACE = "tessera"
 CALL_TIMEOUT_S = 5.0  # a healthy worker answers in milliseconds; a node that is gone was seen to take 2.4 s to fail
+LOAD_TIMEOUT_S = 600.0  # (start) tens of GiB of weights from a slow disk
+UNLOAD_TIMEOUT_S = 60.0  # (start) some backends end a process for it
 WORKER_DEPLOYMENT = "worker"
 METRICS_EVERY_S = 5.0
 
@@ -57,12 +60,23 @@ class HandleWorker:
         handle = self._handle.options(stream=stream) if stream else self._handle
         return getattr(handle, method)
 
-    async def _call(self, method: str, *arguments: object) -> Any:
+    async def _call(self, method: str, *arguments: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return await self._of(method).remote(*arguments)
         except Exception as error:
             raise self._away(method, error) from error
+
+    async def _switch(self, method: str, *arguments: object, timeout_s: float) -> None:
+        """A call whose refusal by the engine is an answer. Raises EngineError, or WorkerAway."""
+        try:
+            await self._call(method, *arguments, timeout_s=timeout_s)
+        except WorkerAway as away:
+            # Ray wraps what the engine has raised in an error of its own.
+            refusal = getattr(away.__cause__, "cause", None)
+            if isinstance(refusal, EngineError):
+                raise refusal from away
+            raise
 
     async def report(self) -> WorkerReport:
         report: WorkerReport = await self._call("report")
@@ -71,6 +85,16 @@ class HandleWorker:
     async def start(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
         answers: Sequence[StartAnswer] = await self._call("start", list(specs))
         return answers
+
+    async def adopt(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        answers: Sequence[StartAnswer] = await self._call("adopt", list(specs))
+        return answers
+
+    async def ensure(self, model: str) -> None:
+        await self._switch("ensure", model, timeout_s=LOAD_TIMEOUT_S)
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        await self._switch("release", None if models is None else list(models), timeout_s=UNLOAD_TIMEOUT_S)
 
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         await self._call("cancel", list(keys))

@@ -44,6 +44,18 @@ class LocalWorker:
         self._check()
         return await self.worker.start(specs)
 
+    async def adopt(self, specs: Sequence[RunSpec]) -> Sequence[StartAnswer]:
+        self._check()
+        return await self.worker.adopt(specs)
+
+    async def ensure(self, model: str) -> None:
+        self._check()
+        await self.worker.ensure(model)
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        self._check()
+        await self.worker.release(models)
+
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         self._check()
         await self.worker.cancel(keys)

@@ -1,0 +1,134 @@
+"""The worker around an engine: what it adopts, loads and unloads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from deployments.noop import NoopDevice, NoopEngine
+from deployments.preview.engine import PreviewEngine
+from deployments.worker import Worker
+from tessera.artifacts import FolderStore
+from tessera.engine import RunState
+from tessera.errors import Busy, EngineError, OutOfMemory
+from tessera.jobs import Kind
+from tessera.runs import Ending, Outcome, RunSpec, StartAnswer
+
+HEAVY = ("noop-a", "noop-b", "noop-c")
+
+
+def spec(prompt: str = "sleep 30", model: str = "noop-a") -> RunSpec:
+    return RunSpec(job_id=uuid4(), attempt=1, kind=Kind.TEXT, model=model, input={"prompt": prompt})
+
+
+def worker_of(engine: NoopEngine | PreviewEngine, folder: Path) -> Worker:
+    return Worker(name="w", engine=engine, artifacts=FolderStore(folder), slots=2, models=HEAVY)
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
+    """Two slots, a device for two models of three."""
+    made = worker_of(NoopEngine(HEAVY, slots=2, device=NoopDevice(12_000), load_s=0.05), tmp_path)
+    yield made
+    await made.close()
+
+
+async def outcome_of(worker: Worker, wanted: RunSpec) -> Outcome:
+    async with asyncio.timeout(10):
+        async for batch in worker.watch():
+            for outcome in batch.outcomes:
+                if outcome.key == wanted.key:
+                    return outcome
+    raise AssertionError("the stream ended")
+
+
+async def test_a_model_is_loaded_told_and_unloaded(worker: Worker) -> None:
+    stream = worker.watch()
+    assert (await anext(stream)).resident == ()
+    await worker.ensure("noop-a")
+    assert (await anext(stream)).resident == ("noop-a",)  # at once, not with the next heartbeat
+    assert (await worker.report()).resident == ("noop-a",)
+    await worker.release()
+    assert (await anext(stream)).resident == ()
+    await stream.aclose()
+
+
+async def test_a_model_that_does_not_fit_is_refused_to_who_asked(worker: Worker) -> None:
+    await worker.ensure("noop-a")
+    await worker.ensure("noop-b")
+    with pytest.raises(OutOfMemory):
+        await worker.ensure("noop-c")
+    assert (await worker.report()).resident == ("noop-a", "noop-b")
+
+
+async def test_a_release_is_refused_under_a_run_of_the_model_and_waits_for_no_other(worker: Worker) -> None:
+    await worker.ensure("noop-a")
+    await worker.ensure("noop-b")
+    running = spec(model="noop-a")
+    await worker.start([running])
+    with pytest.raises(Busy, match="noop-a"):
+        await worker.release()
+    assert (await worker.report()).resident == ("noop-a", "noop-b")
+    await worker.release(["noop-b"])
+    assert (await worker.report()).resident == ("noop-a",)
+    await worker.cancel([running.key])
+    assert (await outcome_of(worker, running)).ending is Ending.CANCELLED
+    await worker.release()
+    assert (await worker.report()).resident == ()
+
+
+async def test_no_run_begins_on_a_model_that_is_being_unloaded(tmp_path: Path) -> None:
+    worker = worker_of(NoopEngine(HEAVY, slots=2, load_s=0, unload_s=0.2), tmp_path)
+    await worker.ensure("noop-a")
+    await worker.ensure("noop-b")
+    unloading = asyncio.create_task(worker.release(["noop-a"]))
+    await asyncio.sleep(0.05)
+    assert await worker.start([spec(model="noop-a"), spec("go", model="noop-b")]) == [
+        StartAnswer.BUSY,
+        StartAnswer.STARTED,
+    ]
+    await unloading
+    await worker.close()
+
+
+async def test_a_load_goes_on_when_its_caller_leaves(worker: Worker) -> None:
+    caller = asyncio.create_task(worker.ensure("noop-a"))
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    await worker.release([])  # waits for its turn behind the load
+    assert (await worker.report()).resident == ("noop-a",)
+
+
+async def test_an_attempt_that_the_backend_never_had_is_lost_and_one_that_runs_here_is_known(worker: Worker) -> None:
+    await worker.ensure("noop-a")
+    running = spec()
+    await worker.start([running])
+    assert await worker.adopt([spec(), running]) == [StartAnswer.LOST, StartAnswer.KNOWN]
+    assert [run.key for run in (await worker.report()).runs] == [running.key]
+
+
+class Silent(NoopEngine):
+    """A backend that does not answer."""
+
+    async def reconcile(self, job_id: object, attempt: int) -> RunState:
+        raise EngineError("connection refused")
+
+
+async def test_an_attempt_that_nobody_can_ask_for_is_not_called_lost(tmp_path: Path) -> None:
+    worker = worker_of(Silent(HEAVY), tmp_path)
+    assert await worker.adopt([spec()]) == [StartAnswer.BUSY]
+    assert (await worker.report()).runs == []
+    await worker.close()
+
+
+async def test_a_preview_has_nothing_to_unload(tmp_path: Path) -> None:
+    worker = worker_of(PreviewEngine(["preview-text"]), tmp_path)
+    await worker.ensure("preview-text")
+    await worker.release()
+    assert (await worker.report()).resident == ("preview-text",)
+    await worker.close()
