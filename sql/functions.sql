@@ -2,7 +2,7 @@
 -- They are replaced as a whole at every migration, so an older process keeps working against newer bodies.
 --
 -- Locks are taken in one order everywhere, or concurrent batches deadlock:
---   leader, user_state ascending, batches, jobs ascending, usage_daily ascending, FEED.
+--   leader, user_state ascending, batches, jobs ascending, usage_daily ascending, api_key_usage ascending, FEED.
 -- All run under READ COMMITTED: a statement that only locks comes first, so that later statements read what it waited
 -- for (a lock in a CTE beside a read sees the old snapshot: a cap of 20 admitted 28).
 
@@ -65,6 +65,11 @@ CREATE OR REPLACE FUNCTION utc_day(p_at timestamptz) RETURNS date LANGUAGE sql I
     SELECT (p_at AT TIME ZONE 'utc')::date
 $$;
 
+-- What a user has used of a day, all kinds together.
+CREATE OR REPLACE FUNCTION used_on(p_user_id uuid, p_day date) RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT coalesce(sum(u.used_mt), 0)::bigint FROM usage_daily u WHERE u.user_id = p_user_id AND u.day = p_day
+$$;
+
 -- The time that one submission takes of the rate limit: whole microseconds, rounded down, so that the allowance of a
 -- minute fits into it (rounded up, a limit of 7 let 6 through).
 CREATE OR REPLACE FUNCTION submission_interval(p_per_min integer) RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -86,7 +91,9 @@ BEGIN
     PERFORM pg_notify('tessera_feed', '');
 END $$;
 
--- Book ledger entries and keep usage_daily and user_state in step with them; the user_state rows are locked already.
+-- Book ledger entries and keep usage_daily, api_key_usage and user_state in step with them; the user_state rows are locked
+-- already, and a key belongs to one user, so its counter is guarded by the same lock. What a job holds, settles or gets
+-- back counts for its key, on the day of the hold; an account's entries belong to no key.
 -- rows: [{user_id, day, kind, entry, amount_mt, job_id, reason, actor, jobs}].
 CREATE OR REPLACE FUNCTION book(p_rows jsonb, p_now timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -104,19 +111,34 @@ BEGIN
     ORDER BY r.user_id, r.day, r.kind
     ON CONFLICT (user_id, day, kind) DO UPDATE SET used_mt = u.used_mt + excluded.used_mt, jobs = u.jobs + excluded.jobs;
 
+    INSERT INTO api_key_usage AS a (key_id, day, used_mt)
+    SELECT j.api_key_id, r.day, sum(r.amount_mt)
+    FROM jsonb_to_recordset(p_rows) AS r(day date, entry text, amount_mt bigint, job_id uuid)
+    JOIN jobs j ON j.id = r.job_id
+    WHERE j.api_key_id IS NOT NULL AND r.entry IN ('hold', 'settlement', 'refund')
+    GROUP BY j.api_key_id, r.day HAVING sum(r.amount_mt) <> 0
+    ORDER BY j.api_key_id, r.day
+    ON CONFLICT (key_id, day) DO UPDATE SET used_mt = a.used_mt + excluded.used_mt;
+
+    -- A hot row of another day starts from what usage_daily has of today: nothing on a new day, and what was used before
+    -- where the clock was set back over midnight; else a step back would give a second quota. A row whose day lies
+    -- ahead of the clock is moved at once, for the entries of its day would pass it by.
     UPDATE user_state s
-    SET used_mt = CASE WHEN s.day = v_today THEN s.used_mt ELSE 0 END + d.amount_mt, day = v_today
+    SET used_mt = CASE WHEN s.day = v_today THEN s.used_mt + coalesce(d.amount_mt, 0) ELSE used_on(s.user_id, v_today) END,
+        day = v_today
     FROM (SELECT r.user_id, sum(r.amount_mt) FILTER (WHERE r.day = v_today) AS amount_mt
           FROM jsonb_to_recordset(p_rows) AS r(user_id uuid, day date, amount_mt bigint)
           GROUP BY r.user_id) d
-    WHERE s.user_id = d.user_id AND d.amount_mt IS NOT NULL;
+    WHERE s.user_id = d.user_id AND (d.amount_mt IS NOT NULL OR s.day > v_today);
 END $$;
 
--- Admit a batch of submissions: idempotency, quota, queued cap, rate, then job, hold and event, in one commit.
+-- Admit a batch of submissions: idempotency, quota, the key's daily cap, queued cap, rate, then job, hold and event, in one
+-- commit.
 -- rows: [{ord, id, user_id, api_key_id, kind, model, batch, input, metadata, cost_mt, not_before, deadline,
 --         idempotency_key, body_sha256, webhook, delivery, request_id, retried_from, until}], folded per user in the order
 --         ord. A row that is read after its `until` is refused: whoever sent it has been told that it was not accepted.
--- outcome: admitted, replayed, idempotency_mismatch, quota_exhausted, too_many_queued, rate_limited, unknown_user, too_late.
+-- outcome: admitted, replayed, idempotency_mismatch, quota_exhausted, key_cap_exhausted, too_many_queued, rate_limited,
+-- unknown_user, too_late. With key_cap_exhausted, used_mt of daily_mt are those of the API key.
 -- Sending the same ids again after an ambiguous commit answers 'replayed' and changes nothing.
 CREATE OR REPLACE FUNCTION admit(p_batch jsonb, p_now timestamptz DEFAULT NULL)
 RETURNS TABLE (ord integer, outcome text, job_id uuid, tier text, state text, admitted_at timestamptz, used_mt bigint,
@@ -132,6 +154,8 @@ DECLARE
     v_queued integer;
     v_tat timestamptz;
     v_step interval;
+    v_keys jsonb := '{}'; -- what the API keys of this batch have used today, with what was admitted so far
+    v_key_used bigint;
     v_seen record;
     v_known uuid[];
     v_accepted integer[] := '{}';
@@ -145,26 +169,35 @@ BEGIN
 
     v_now := coalesce(p_now, clock_timestamp()); -- after the wait for the locks: the day is that of the admission
     v_today := utc_day(v_now);
+    -- An admission leaves tat at most a minute ahead; further ahead it is only when the clock was set back. Then it counts
+    -- from here, or its user would be refused until the clock has caught up.
+    UPDATE user_state s SET tat = v_now + interval '1 minute'
+    WHERE s.user_id IN (SELECT x.user_id FROM jsonb_to_recordset(p_batch) AS x(user_id uuid))
+      AND s.tat > v_now + interval '1 minute';
     v_known := ARRAY(SELECT j.id FROM jobs j
                      WHERE j.id IN (SELECT x.id FROM jsonb_to_recordset(p_batch) AS x(id uuid)));
 
     FOR r IN
-        SELECT x.ord, x.id, x.user_id, x.batch, x.cost_mt, x.not_before, x.idempotency_key, x.body_sha256,
-               x.until, l.daily_mt, l.max_queued, l.submissions_per_min, l.tier,
+        SELECT x.ord, x.id, x.user_id, x.api_key_id, x.batch, x.cost_mt, x.not_before, x.idempotency_key, x.body_sha256,
+               x.until, l.daily_mt, l.max_queued, l.submissions_per_min, l.tier, k.daily_cap_mt AS key_cap_mt,
+               a.used_mt AS key_used_mt,
                s.day AS state_day, s.used_mt AS state_used_mt, s.queued AS state_queued, s.tat AS state_tat
-        FROM jsonb_to_recordset(p_batch) AS x(ord integer, id uuid, user_id uuid, batch boolean, cost_mt bigint,
+        FROM jsonb_to_recordset(p_batch) AS x(ord integer, id uuid, user_id uuid, api_key_id text, batch boolean, cost_mt bigint,
                                               not_before timestamptz, idempotency_key text, body_sha256 text,
                                               until timestamptz)
         LEFT JOIN user_limits l ON l.user_id = x.user_id
         LEFT JOIN user_state s ON s.user_id = x.user_id
+        LEFT JOIN api_keys k ON k.id = x.api_key_id
+        LEFT JOIN api_key_usage a ON a.key_id = x.api_key_id AND a.day = v_today
         ORDER BY x.user_id, x.ord
     LOOP
         IF v_user IS DISTINCT FROM r.user_id THEN
             v_user := r.user_id;
-            v_used := CASE WHEN r.state_day = v_today THEN r.state_used_mt ELSE 0 END;
+            v_used := CASE WHEN r.state_day = v_today THEN r.state_used_mt ELSE used_on(r.user_id, v_today) END;
             v_queued := r.state_queued;
             v_tat := r.state_tat;
         END IF;
+        v_key_used := coalesce((v_keys ->> r.api_key_id)::bigint, r.key_used_mt, 0);
         v_job := r.id;
         v_wait := NULL;
         v_outcome := 'admitted';
@@ -190,6 +223,9 @@ BEGIN
             IF v_used + r.cost_mt > r.daily_mt THEN
                 v_outcome := 'quota_exhausted';
                 v_wait := extract(epoch FROM ((v_today + 1)::timestamp AT TIME ZONE 'utc') - v_now);
+            ELSIF v_key_used + r.cost_mt > r.key_cap_mt THEN
+                v_outcome := 'key_cap_exhausted';
+                v_wait := extract(epoch FROM ((v_today + 1)::timestamp AT TIME ZONE 'utc') - v_now);
             ELSIF v_queued >= r.max_queued THEN
                 v_outcome := 'too_many_queued';
                 v_wait := 5;
@@ -202,6 +238,9 @@ BEGIN
                 v_tat := v_tat + v_step;
                 v_accepted := v_accepted || r.ord;
                 v_known := v_known || r.id;
+                IF r.key_cap_mt IS NOT NULL THEN
+                    v_keys := v_keys || jsonb_build_object(r.api_key_id, v_key_used + r.cost_mt);
+                END IF;
                 IF r.idempotency_key IS NOT NULL THEN
                     INSERT INTO idempotency_keys AS i (user_id, key, body_sha256, job_id, created_at)
                     VALUES (r.user_id, r.idempotency_key, decode(r.body_sha256, 'hex'), r.id, v_now)
@@ -211,7 +250,9 @@ BEGIN
             END IF;
         END IF;
         RETURN QUERY SELECT r.ord, v_outcome, v_job, CASE WHEN r.batch THEN 'batch' ELSE r.tier END,
-            CASE WHEN v_outcome <> 'admitted' THEN NULL WHEN r.not_before > v_now THEN 'created' ELSE 'queued' END, v_now, v_used, r.daily_mt, r.submissions_per_min,
+            CASE WHEN v_outcome <> 'admitted' THEN NULL WHEN r.not_before > v_now THEN 'created' ELSE 'queued' END, v_now,
+            CASE WHEN v_outcome = 'key_cap_exhausted' THEN v_key_used ELSE v_used END,
+            CASE WHEN v_outcome = 'key_cap_exhausted' THEN r.key_cap_mt ELSE r.daily_mt END, r.submissions_per_min,
             floor(extract(epoch FROM interval '1 minute' - (v_tat - v_now)) / extract(epoch FROM v_step))::integer, v_wait;
     END LOOP;
 
@@ -319,8 +360,8 @@ BEGIN
 END $$;
 
 -- Give back or settle what ended jobs held. rows: [{job_id, user_id, kind, day, cost_mt, charged_mt, state, ours, reason}].
--- A completed job is settled; any other is refunded what it was not charged. Where the day of the hold is over and the
--- cause was ours, an equal grant is valid today.
+-- A job that completed or is charged in full is settled; any other is refunded what it was not charged. Where the day of
+-- the hold is over and the cause was ours, an equal grant is valid today.
 CREATE OR REPLACE FUNCTION settle(p_rows jsonb, p_now timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM book(coalesce((
@@ -335,7 +376,7 @@ BEGIN
             UNION ALL
             SELECT jsonb_build_object('user_id', r.user_id, 'day', utc_day(p_now), 'kind', 'account', 'job_id', r.job_id,
                        'reason', 'refund of a day that is over', 'amount_mt', r.charged_mt - r.cost_mt, 'entry', 'grant')
-            WHERE r.ours AND r.state <> 'completed' AND r.charged_mt < r.cost_mt AND r.day < utc_day(p_now)
+            WHERE r.ours AND r.charged_mt < r.cost_mt AND r.day < utc_day(p_now)
         ) e), '[]'), p_now);
 END $$;
 
@@ -344,12 +385,17 @@ END $$;
 --   outcome: completed, failed, cancelled, requeued. A requeue of a job whose cancel was asked for cancels it.
 --   artifacts: [{id, index, sha256, media_type, bytes, width, height, duration_s, thumbnail_sha256}]
 --   failed: whether a requeue uses up the retry budget.
+--   ours: whether what is given back is our fault. A failure is unless the row says no; a completed job only where the row
+--   says so (files are missing); what a user has cancelled never is.
+-- A result that the safety rules withheld (a failure with the code content_withheld) is refunded three times a UTC day and
+-- user, and charged from the fourth on; the counter is in user_state.
 CREATE OR REPLACE FUNCTION finish(p_epoch bigint, p_rows jsonb, p_now timestamptz DEFAULT NULL)
 RETURNS TABLE (job_id uuid, state text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz;
+    v_today date;
     v_done jsonb;
 BEGIN
     PERFORM assert_leader(p_epoch);
@@ -358,22 +404,32 @@ BEGIN
                         WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid)))
     ORDER BY s.user_id FOR UPDATE;
     v_now := coalesce(p_now, clock_timestamp());
+    v_today := utc_day(v_now);
     PERFORM 1 FROM jobs j WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid))
     ORDER BY j.id FOR UPDATE;
 
     WITH decided AS (
         SELECT r.ord, j.id, j.attempt, j.user_id, j.kind, j.day, j.cost_mt, j.last_job_seq, v.to_state,
                CASE v.to_state WHEN 'completed' THEN coalesce(r.charged_mt, j.cost_mt)
-                               WHEN 'cancelled' THEN coalesce(r.charged_mt, 0) WHEN 'failed' THEN 0 END AS charged_mt,
+                               WHEN 'cancelled' THEN coalesce(r.charged_mt, 0)
+                               WHEN 'failed' THEN CASE WHEN v.withheld AND 3 <
+                                       CASE WHEN s.withheld_day = v_today THEN s.withheld ELSE 0 END
+                                       + row_number() OVER (PARTITION BY j.user_id, v.withheld ORDER BY r.ord)
+                                   THEN j.cost_mt ELSE 0 END END AS charged_mt,
                CASE WHEN v.to_state = 'completed' THEN r.output END AS output,
                CASE WHEN v.to_state = 'completed' THEN coalesce(r.artifacts, '[]') ELSE '[]' END AS artifacts,
-               r.error, coalesce(r.ours, true) AND v.to_state = 'failed' AS ours, coalesce(r.reason, '') AS reason, r.retry_at,
-               coalesce(r.failed, false) AS failed, r.outcome
+               r.error, v.withheld, coalesce(r.reason, '') AS reason, r.retry_at, coalesce(r.failed, false) AS failed,
+               r.outcome,
+               CASE v.to_state WHEN 'failed' THEN coalesce(r.ours, true) WHEN 'completed' THEN coalesce(r.ours, false)
+                               ELSE false END AS ours
         FROM jsonb_to_recordset(p_rows) AS r(ord integer, job_id uuid, attempt integer, outcome text, charged_mt bigint,
                  output jsonb, error jsonb, artifacts jsonb, ours boolean, reason text, retry_at timestamptz, failed boolean)
         JOIN jobs j ON j.id = r.job_id AND j.attempt = r.attempt AND j.state = 'running'
+        JOIN user_state s ON s.user_id = j.user_id
         CROSS JOIN LATERAL (SELECT CASE WHEN r.outcome <> 'requeued' THEN r.outcome
-                                        WHEN j.cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END AS to_state) v
+                                        WHEN j.cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END AS to_state,
+                                   r.outcome = 'failed' AND coalesce(r.error ->> 'code' = 'content_withheld', false)
+                                       AS withheld) v
     ), ended AS (
         UPDATE jobs j
         SET state = d.to_state, worker = NULL, lease_expires_at = NULL,
@@ -398,9 +454,13 @@ BEGIN
     )
     SELECT coalesce(jsonb_agg(to_jsonb(d)), '[]') INTO v_done FROM decided d;
 
-    UPDATE user_state s SET running = s.running - d.n, queued = s.queued + d.requeued
-    FROM (SELECT r.user_id, count(*)::integer AS n, (count(*) FILTER (WHERE r.to_state = 'queued'))::integer AS requeued
-          FROM jsonb_to_recordset(v_done) AS r(user_id uuid, to_state text) GROUP BY r.user_id) d
+    UPDATE user_state s
+    SET running = s.running - d.n, queued = s.queued + d.requeued,
+        withheld = CASE WHEN s.withheld_day = v_today OR d.withheld = 0 THEN s.withheld ELSE 0 END + d.withheld,
+        withheld_day = CASE WHEN d.withheld > 0 THEN v_today ELSE s.withheld_day END
+    FROM (SELECT r.user_id, count(*)::integer AS n, (count(*) FILTER (WHERE r.to_state = 'queued'))::integer AS requeued,
+                 (count(*) FILTER (WHERE r.withheld))::integer AS withheld
+          FROM jsonb_to_recordset(v_done) AS r(user_id uuid, to_state text, withheld boolean) GROUP BY r.user_id) d
     WHERE s.user_id = d.user_id;
 
     PERFORM settle(coalesce((
@@ -526,4 +586,80 @@ BEGIN
                                             'type', 'queued', 'attempt', j.attempt))
         FROM jobs j WHERE j.id = ANY (v_ids)), '[]'), v_now);
     RETURN cardinality(v_ids);
+END $$;
+
+-- Put a user on another plan, at once: the plan's row in grants, the tiers of the jobs that wait or run (batch work stays
+-- what it is), a row in audit_log, and an event for each of those jobs, by which the scheduler's mirror follows.
+-- Answers changed; unchanged (an operator's repetition) or repeated (a payment of this source and reference is known
+-- already), in both of which nothing is written; renewed (a new payment for the plan that the user has); or unknown_user.
+CREATE OR REPLACE FUNCTION change_plan(p_user_id uuid, p_plan_id text, p_actor text, p_subject text, p_grant_id uuid,
+                                       p_source text DEFAULT 'operator', p_reference text DEFAULT NULL,
+                                       p_amount_usd_cents integer DEFAULT 0, p_ends_at timestamptz DEFAULT NULL,
+                                       p_now timestamptz DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz;
+    v_before text;
+BEGIN
+    PERFORM 1 FROM user_state s WHERE s.user_id = p_user_id FOR UPDATE;
+    v_now := coalesce(p_now, clock_timestamp());
+    SELECT u.plan_id INTO v_before FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN 'unknown_user';
+    END IF;
+    IF p_source = 'operator' AND v_before = p_plan_id THEN
+        RETURN 'unchanged';
+    END IF;
+    PERFORM 1 FROM jobs j WHERE j.user_id = p_user_id AND j.state IN ('created', 'queued', 'running') ORDER BY j.id FOR UPDATE;
+
+    INSERT INTO grants (id, user_id, plan_id, source, reference, amount_usd_cents, starts_at, ends_at)
+    VALUES (p_grant_id, p_user_id, p_plan_id, p_source, p_reference, p_amount_usd_cents, v_now, p_ends_at)
+    ON CONFLICT ON CONSTRAINT grants_reference DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN 'repeated';
+    END IF;
+    UPDATE users SET plan_id = p_plan_id WHERE id = p_user_id AND plan_id <> p_plan_id;
+    UPDATE jobs j SET tier = p.tier
+    FROM plans p
+    WHERE p.id = p_plan_id AND j.user_id = p_user_id AND j.state IN ('created', 'queued', 'running')
+      AND j.tier <> 'batch' AND j.tier <> p.tier;
+
+    INSERT INTO audit_log (actor, action, subject, data, created_at)
+    VALUES (p_actor, 'set_plan', p_subject,
+            jsonb_strip_nulls(jsonb_build_object('from', v_before, 'to', p_plan_id, 'source', p_source,
+                                                 'reference', p_reference)), v_now);
+    IF v_before = p_plan_id THEN
+        RETURN 'renewed';
+    END IF;
+    PERFORM emit_events(coalesce((
+        SELECT jsonb_agg(jsonb_build_object('job_id', j.id, 'user_id', p_user_id, 'type', 'plan_changed',
+                                            'attempt', j.attempt))
+        FROM jobs j WHERE j.user_id = p_user_id AND j.state IN ('queued', 'running')), '[]'), v_now);
+    RETURN 'changed';
+END $$;
+
+-- An operator's entry in a user's account: a grant for today (amount_mt below zero: more room) or an adjustment of a day,
+-- with its row in audit_log. p_day NULL is today. Answers that day's use after it; no row for a user that there is not.
+CREATE OR REPLACE FUNCTION enter_by_hand(p_user_id uuid, p_entry text, p_amount_mt bigint, p_day date, p_reason text,
+                                         p_actor text, p_subject text, p_now timestamptz DEFAULT NULL)
+RETURNS TABLE (day date, used_mt bigint, daily_mt bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz;
+    v_day date;
+BEGIN
+    PERFORM 1 FROM user_state s WHERE s.user_id = p_user_id FOR UPDATE;
+    v_now := coalesce(p_now, clock_timestamp());
+    v_day := coalesce(p_day, utc_day(v_now));
+    IF NOT EXISTS (SELECT FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL) THEN
+        RETURN;
+    END IF;
+    PERFORM book(jsonb_build_array(jsonb_build_object('user_id', p_user_id, 'day', v_day, 'kind', 'account',
+                                                      'entry', p_entry, 'amount_mt', p_amount_mt, 'reason', p_reason,
+                                                      'actor', p_actor)), v_now);
+    INSERT INTO audit_log (actor, action, subject, data, created_at)
+    VALUES (p_actor, p_entry, p_subject,
+            jsonb_build_object('amount_mt', p_amount_mt, 'day', v_day, 'reason', p_reason), v_now);
+    RETURN QUERY SELECT v_day, used_on(p_user_id, v_day), l.daily_mt FROM user_limits l WHERE l.user_id = p_user_id;
 END $$;

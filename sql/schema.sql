@@ -49,7 +49,9 @@ CREATE TABLE user_state (
     used_mt bigint NOT NULL DEFAULT 0,
     queued  integer NOT NULL DEFAULT 0 CONSTRAINT user_state_queued_not_negative CHECK (queued >= 0),
     running integer NOT NULL DEFAULT 0 CONSTRAINT user_state_running_not_negative CHECK (running >= 0),
-    tat     timestamptz NOT NULL DEFAULT now() -- theoretical arrival time of the submission rate limit (GCRA)
+    tat     timestamptz NOT NULL DEFAULT now(), -- theoretical arrival time of the submission rate limit (GCRA)
+    withheld_day date, -- the day that `withheld` counts; another day's counts nothing
+    withheld integer NOT NULL DEFAULT 0 CONSTRAINT user_state_withheld_not_negative CHECK (withheld >= 0)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
 
 -- Who a user is elsewhere. One quota over all of them.
@@ -91,6 +93,14 @@ CREATE TABLE api_keys (
     revoked_at    timestamptz
 );
 CREATE INDEX api_keys_user ON api_keys (user_id);
+
+-- What the jobs of a key hold or were charged of a day, for its daily cap. Guarded by the lock of its user's user_state.
+CREATE TABLE api_key_usage (
+    key_id  text NOT NULL REFERENCES api_keys (id),
+    day     date NOT NULL,
+    used_mt bigint NOT NULL,
+    PRIMARY KEY (key_id, day)
+) WITH (fillfactor = 50);
 
 CREATE TABLE web_sessions (
     id_sha256  bytea PRIMARY KEY,

@@ -242,17 +242,20 @@ def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
         case "idempotency_mismatch":
             raise IdempotencyMismatch(**rate)
         case "quota_exhausted":
-            left = max(0, answer["daily_mt"] - answer["used_mt"])
-            raise QuotaExhausted(
-                f"This job costs {tokens(submission.cost_mt)} tokens and {tokens(left)} of today's"
-                f" {tokens(answer['daily_mt'])} are left. Nothing was charged; they come back at midnight UTC,"
+            raise _exhausted(
+                submission,
+                answer,
+                "of today's {daily} are left. Nothing was charged; they come back at midnight UTC,"
                 " and larger plans are at GET /v1/plans.",
-                retry_after_s=answer["retry_after_s"],
-                cost_tokens=tokens(submission.cost_mt),
-                remaining_tokens=tokens(left),
-                daily_tokens=tokens(answer["daily_mt"]),
-                resets_in_s=round(answer["retry_after_s"]),
-                **rate,
+                rate,
+            )
+        case "key_cap_exhausted":
+            raise _exhausted(
+                submission,
+                answer,
+                f"of the daily {{daily}} of the API key {submission.api_key_id} are left. Nothing was charged;"
+                " use another key, or wait until midnight UTC.",
+                rate,
             )
         case "too_many_queued":
             raise TooManyQueued(retry_after_s=answer["retry_after_s"], **rate)
@@ -270,6 +273,21 @@ def outcome(submission: Submission, answer: Mapping[str, Any]) -> Admitted:
             raise Unauthorized("The user of this API key no longer exists.")
         case unknown:
             raise RuntimeError(f"admit answered {unknown!r}")
+
+
+def _exhausted(submission: Submission, answer: Mapping[str, Any], rest: str, rate: Mapping[str, Any]) -> QuotaExhausted:
+    """402 with what is left and when it starts anew, of the user's quota or of the key's cap."""
+    left, daily = max(0, answer["daily_mt"] - answer["used_mt"]), tokens(answer["daily_mt"])
+    return QuotaExhausted(
+        f"This job costs {tokens(submission.cost_mt)} tokens and {tokens(left)} " + rest.format(daily=daily),
+        retry_after_s=answer["retry_after_s"],
+        cost_tokens=tokens(submission.cost_mt),
+        remaining_tokens=tokens(left),
+        daily_tokens=daily,
+        resets_in_s=round(answer["retry_after_s"]),
+        resets_at=(answer["admitted_at"] + timedelta(seconds=answer["retry_after_s"])).isoformat(),
+        **rate,
+    )
 
 
 def _data_error(error: Exception) -> Exception:

@@ -14,11 +14,6 @@ WHERE k.id = :id
 UPDATE api_keys SET last_used_at = now()
 WHERE id = :id AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
 
--- name: key_used_today
--- What the jobs of a key hold or were charged today.
-SELECT coalesce(sum(coalesce(j.charged_mt, j.cost_mt)), 0)::bigint AS used_mt
-FROM jobs j WHERE j.user_id = :user_id AND j.api_key_id = :key_id AND j.day = utc_day(now())
-
 -- name: get_job
 -- A user's job with its artifacts.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,

@@ -20,7 +20,7 @@ GROUP BY 1 ORDER BY 1 DESC
 -- Completed jobs by day and kind, and what they were charged.
 SELECT utc_day(s.created_at) AS day, s.kind, count(*)::integer AS jobs, sum(h.amount_mt + s.amount_mt)::bigint AS charged_mt
 FROM token_ledger s JOIN token_ledger h ON h.job_id = s.job_id AND h.entry = 'hold'
-WHERE s.entry = 'settlement' AND s.reason <> 'cancelled while running'
+WHERE s.entry = 'settlement' AND s.reason NOT IN ('cancelled while running', 'content_withheld')
   AND s.created_at > CAST(:at AS timestamptz) - make_interval(days => CAST(:days AS integer))
 GROUP BY 1, 2 ORDER BY 1 DESC, 2
 

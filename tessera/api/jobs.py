@@ -19,10 +19,9 @@ from tessera.api.services import Services
 from tessera.api.state import Api, api_of
 from tessera.api.streams import wait_for_end
 from tessera.api.submissions import prepare, read_idempotency_key, read_submission, refuse
-from tessera.errors import NotFound, QuotaExhausted, TesseraError
+from tessera.errors import NotFound, TesseraError
 from tessera.ids import Prefix, parse, show
 from tessera.jobs import FINAL, JobState, Kind
-from tessera.plans import tokens
 from tessera.ports import Place
 from tessera.store.database import Row
 
@@ -61,8 +60,6 @@ async def submit(request: Request) -> Response:
     wanted = read_submission(await request.body(), services.clock())
     context = context_of(request)
     submission = await prepare(services, caller, wanted, idempotency_key=key, request_id=context.request_id)
-    if caller.daily_cap_mt is not None:
-        await _check_cap(services, caller, caller.daily_cap_mt, submission.cost_mt)
     wait_s = _wait_s(request)
     if wait_s:
         return await _submit_and_wait(api, request, caller, submission, wait_s)
@@ -111,19 +108,6 @@ async def _submit_and_wait(api: Api, request: Request, caller: Caller, submissio
     row = await _row(api.services, caller, job_id)
     status = 200 if row["state"] in FINAL else 202
     return answer(job_answer(row), status, {**headers, "Location": job_urls(job_id)["self"]})
-
-
-async def _check_cap(services: Services, caller: Caller, cap_mt: int, cost_mt: int) -> None:
-    row = await services.db.row("key_used_today", user_id=caller.user_id, key_id=caller.key_id)
-    used_mt = row["used_mt"] if row else 0
-    if used_mt + cost_mt > cap_mt:
-        raise QuotaExhausted(
-            f"This job costs {tokens(cost_mt)} tokens and this API key has {tokens(max(0, cap_mt - used_mt))} of its"
-            f" daily {tokens(cap_mt)} left. Nothing was charged; use another key, or wait until midnight UTC.",
-            cost_tokens=tokens(cost_mt),
-            remaining_tokens=tokens(max(0, cap_mt - used_mt)),
-            daily_tokens=tokens(cap_mt),
-        )
 
 
 def _wait_s(request: Request) -> int:

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +39,10 @@ FREE = Limits(
 
 @dataclass(frozen=True)
 class Send:
-    """A submission as hypothesis makes it up. ``again``: the id of an earlier one is sent once more."""
+    """A submission as hypothesis makes it up. ``again``: the id of an earlier one is sent once more.
+
+    ``capped``: through the user's API key with a daily cap, else through one without.
+    """
 
     user: int
     cost_mt: int
@@ -49,6 +52,7 @@ class Send:
     batch: bool
     later: bool
     again: bool
+    capped: bool
 
 
 SENDS = st.builds(
@@ -61,13 +65,18 @@ SENDS = st.builds(
     batch=st.booleans(),
     later=st.booleans(),
     again=st.sampled_from([False, False, False, True]),
+    capped=st.booleans(),
 )
+KEY_CAP_MT = 3000
 LIMITS = st.tuples(
     st.sampled_from([0, 2000, 9000, 10**9]), st.sampled_from([0, 3, 50]), st.sampled_from([2, 7, 13, 600])
 )
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([0, 1, 350_000, 8_571_428, 31_000_000, 3_600_000_000, 86_400_000_000]),  # microseconds
+        # microseconds; a clock may be set back, and over midnight
+        st.sampled_from(
+            [0, 1, 350_000, 8_571_428, 31_000_000, 3_600_000_000, 86_400_000_000, -70_000_000, -7_200_000_000]
+        ),
         st.lists(SENDS, min_size=1, max_size=8),
         st.integers(0, 9),  # below 3: so many of the waiting jobs are cancelled first
     ),
@@ -97,6 +106,8 @@ class World:
             await self.connection.execute(
                 "UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", user, utc_day(EVE), EVE
             )
+            for name, cap_mt in (("capped", KEY_CAP_MT), ("free", None)):
+                await add_key(self.connection, user, f"{name}{user.hex}", cap_mt)
             self.users.append(user)
             self.limits.append(FREE.overridden(own))
             self.accounts.append(Account(day=utc_day(EVE), used_mt=0, queued=0, tat=EVE))
@@ -111,9 +122,16 @@ class World:
             assert state == "cancelled"
             account = self.accounts[user]
             assert account is not None
-            after = give_back(account, send.cost_mt, held_on=utc_day(held_at), ours=False, now=self.now)
+            key, _ = self.key_of(send)
+            after = give_back(account, send.cost_mt, held_on=utc_day(held_at), ours=False, now=self.now, api_key=key)
             self.accounts[user] = replace(after, queued=after.queued - 1)
             self.usage[self.users[user], utc_day(held_at), send.kind] -= send.cost_mt
+
+    def key_of(self, send: Send) -> tuple[str | None, int | None]:
+        """The API key of a submission and its cap; a user that there is not has none."""
+        if send.user == len(self.users) - 1:
+            return None, None
+        return ("capped" if send.capped else "free") + self.users[send.user].hex, KEY_CAP_MT if send.capped else None
 
     async def submit(self, sends: list[Send]) -> None:
         rows, asked = [], []
@@ -123,6 +141,7 @@ class World:
                 send, job = self.sent[(send.cost_mt + send.body) % len(self.sent)]
             self.sent.append((send, job))
             body = hashlib.sha256(bytes([send.body])).digest()
+            key, cap_mt = self.key_of(send)
             rows.append(
                 Submission(
                     id=job,
@@ -131,6 +150,7 @@ class World:
                     model="noop",
                     input={},
                     cost_mt=send.cost_mt,
+                    api_key_id=key,
                     batch=send.batch,
                     not_before=self.now + timedelta(seconds=60) if send.later else None,
                     idempotency_key=send.key,
@@ -141,7 +161,12 @@ class World:
                 (
                     send,
                     Asked(
-                        id=job, cost_mt=send.cost_mt, idempotency_key=send.key, body_sha256=body if send.key else None
+                        id=job,
+                        cost_mt=send.cost_mt,
+                        api_key=key,
+                        key_cap_mt=cap_mt,
+                        idempotency_key=send.key,
+                        body_sha256=body if send.key else None,
                     ),
                 )
             )
@@ -158,7 +183,13 @@ class World:
             if decision.retry_after is not None:
                 assert answer["retry_after_s"] == pytest.approx(decision.retry_after.total_seconds(), abs=1e-6)
             if account is not None:
-                assert answer["used_mt"] == account.used_on(utc_day(self.now))
+                today = utc_day(self.now)
+                if decision.verdict is Verdict.KEY_CAP_EXHAUSTED:
+                    assert one.api_key is not None
+                    assert answer["used_mt"] == account.key_used.get((one.api_key, today), 0)
+                    assert answer["daily_mt"] == KEY_CAP_MT
+                else:
+                    assert answer["used_mt"] == account.used_on(today)
                 assert answer["rate_remaining"] == remaining(account, limits, self.now)
             if decision.verdict is Verdict.ADMITTED:
                 assert answer["state"] == ("created" if send.later else "queued")
@@ -175,6 +206,15 @@ class World:
             )
             expected = None if account is None else (account.day, account.used_mt, account.queued, 0, account.tat)
             assert (None if row is None else tuple(row)) == expected
+        keys = await self.connection.fetch(
+            "SELECT key_id, day, used_mt FROM api_key_usage WHERE key_id IN"
+            " (SELECT id FROM api_keys WHERE user_id = ANY($1))",
+            self.users,
+        )
+        known = {
+            key: used for account in self.accounts if account is not None for key, used in account.key_used.items()
+        }
+        assert {(row["key_id"], row["day"]): row["used_mt"] for row in keys} == known
         rows = await self.connection.fetch(
             "SELECT user_id, day, kind, used_mt, jobs FROM usage_daily WHERE user_id = ANY($1)", self.users
         )
@@ -234,6 +274,17 @@ async def replicas(database_url: str) -> AsyncIterator[list[Admission]]:
         await replica.close()
 
 
+async def add_key(connection: asyncpg.Connection, user: UUID, key: str, cap_mt: int | None) -> str:
+    await connection.execute(
+        "INSERT INTO api_keys (id, user_id, secret_sha256, name, daily_cap_mt) VALUES ($1, $2, $3, 'k', $4)",
+        key,
+        user,
+        b"0" * 32,
+        cap_mt,
+    )
+    return key
+
+
 def one_token(user: UUID, **values: Any) -> Submission:
     return Submission(id=new_id(), user_id=user, kind="text", model="noop", input={}, cost_mt=1000, **values)
 
@@ -265,6 +316,50 @@ async def test_a_quota_of_twenty_admits_twenty_of_a_thousand(
     user = await add_user(connection, daily_mt=20_000, max_queued=100_000, submissions_per_min=1_000_000)
     refused = await flood(replicas, [one_token(user) for _ in range(1000)])
     assert (await admitted(connection, user), refused) == (20, {QuotaExhausted: 980})
+
+
+async def test_a_refusal_for_the_quota_says_when_it_starts_anew(
+    connection: asyncpg.Connection, replicas: list[Admission]
+) -> None:
+    user = await add_user(connection, daily_mt=500)
+    with pytest.raises(QuotaExhausted) as refused:
+        await replicas[0].submit(one_token(user))
+    midnight = datetime.combine(utc_day(datetime.now(UTC)) + timedelta(days=1), time(), UTC)
+    resets_at = datetime.fromisoformat(refused.value.details["resets_at"])
+    assert abs(resets_at - midnight) < timedelta(milliseconds=1)
+    assert refused.value.retry_after_s is not None and 0 < refused.value.retry_after_s <= 86_400
+
+
+async def test_a_flood_that_meets_a_queued_cap_below_the_quota_is_429_and_never_a_21st(
+    connection: asyncpg.Connection, replicas: list[Admission]
+) -> None:
+    user = await add_user(connection, daily_mt=20_000, max_queued=15, submissions_per_min=1_000_000)
+    refused = await flood(replicas, [one_token(user) for _ in range(1000)])
+    assert (await admitted(connection, user), refused) == (15, {TooManyQueued: 985})
+
+
+async def test_a_keys_daily_cap_of_five_admits_five_of_three_hundred(
+    connection: asyncpg.Connection, replicas: list[Admission]
+) -> None:
+    user = await add_user(connection, daily_mt=10**9, max_queued=100_000, submissions_per_min=1_000_000)
+    key = await add_key(connection, user, "capped", 5000)
+    refused = await flood(replicas, [one_token(user, api_key_id=key) for _ in range(300)])
+    assert (await admitted(connection, user), refused) == (5, {QuotaExhausted: 295})
+    with pytest.raises(QuotaExhausted, match="of the daily 5 of the API key capped are left"):
+        await replicas[0].submit(one_token(user, api_key_id=key))
+    await replicas[1].submit(one_token(user))
+
+
+async def test_a_refund_gives_a_key_its_cap_back_the_same_day(
+    connection: asyncpg.Connection, replicas: list[Admission]
+) -> None:
+    user = await add_user(connection)
+    key = await add_key(connection, user, "capped", 1000)
+    first = await replicas[0].submit(one_token(user, api_key_id=key))
+    assert await flood(replicas, [one_token(user, api_key_id=key)]) == {QuotaExhausted: 1}
+    assert await connection.fetchval("SELECT request_cancel($1, $2)", first.job_id, user) == "cancelled"
+    await replicas[1].submit(one_token(user, api_key_id=key))
+    assert await flood(replicas, [one_token(user, api_key_id=key)]) == {QuotaExhausted: 1}
 
 
 async def test_a_queued_cap_of_twenty_five_admits_twenty_five_of_three_hundred(
@@ -332,3 +427,64 @@ async def test_users_who_submit_at_once_from_two_replicas_do_not_lock_each_other
     submissions = [one_token(users[(n * 5 + n // 8) % 8]) for n in range(160)]
     assert not await flood(replicas, submissions)
     assert [await admitted(connection, user) for user in users] == [20] * 8
+
+
+# ------------------------------------------------------------------ the clock
+
+
+async def admit_at(connection: asyncpg.Connection, user: UUID, at: datetime, cost_mt: int = 1000) -> tuple[str, UUID]:
+    row = replace(one_token(user), cost_mt=cost_mt)
+    answer = await connection.fetchrow("SELECT outcome FROM admit($1, $2)", [row.row(0)], at)
+    return answer["outcome"], row.id
+
+
+async def test_a_job_belongs_to_the_day_of_its_admission_to_the_tenth_of_a_second(
+    connection: asyncpg.Connection,
+) -> None:
+    user = await add_user(connection, daily_mt=1000)
+    eve = datetime(2026, 5, 4, 23, 59, 59, 900_000, tzinfo=UTC)
+    await connection.execute("UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", user, utc_day(eve), eve)
+    days: dict[UUID, date] = {}
+    for at, expected in (
+        (eve, "admitted"),
+        (eve + timedelta(milliseconds=99), "quota_exhausted"),
+        (eve + timedelta(milliseconds=200), "admitted"),
+        (eve + timedelta(milliseconds=300), "quota_exhausted"),
+    ):
+        outcome, job = await admit_at(connection, user, at)
+        assert outcome == expected
+        if outcome == "admitted":
+            days[job] = utc_day(at)
+    assert [str(day) for day in days.values()] == ["2026-05-04", "2026-05-05"]
+    rows = await connection.fetch("SELECT id, day FROM jobs WHERE user_id = $1", user)
+    assert {row["id"]: row["day"] for row in rows} == days
+    usage = await connection.fetch("SELECT day, used_mt, jobs FROM usage_daily WHERE user_id = $1 ORDER BY day", user)
+    assert [tuple(row) for row in usage] == [(day, 1000, 1) for day in days.values()]
+
+
+async def test_a_clock_set_back_refuses_a_user_for_a_moment_and_not_until_it_has_caught_up(
+    connection: asyncpg.Connection,
+) -> None:
+    user = await add_user(connection, submissions_per_min=60, max_queued=1000)
+    noon = datetime(2026, 5, 4, 12, tzinfo=UTC)
+    await connection.execute("UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", user, utc_day(noon), noon)
+    assert (await admit_at(connection, user, noon, 1))[0] == "admitted"
+    back = noon - timedelta(hours=3)
+    assert (await admit_at(connection, user, back, 1))[0] == "rate_limited"
+    assert (await admit_at(connection, user, back + timedelta(seconds=1), 1))[0] == "admitted"
+    for n in range(30):
+        assert (await admit_at(connection, user, back + timedelta(seconds=60 + n / 10), 1))[0] == "admitted"
+
+
+async def test_a_clock_set_back_over_midnight_gives_no_second_quota(connection: asyncpg.Connection) -> None:
+    user = await add_user(connection, daily_mt=2000)
+    eve = datetime(2026, 5, 4, 23, 59, 59, tzinfo=UTC)
+    await connection.execute("UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", user, utc_day(eve), eve)
+    for at, expected in (
+        (eve, ["admitted", "admitted", "quota_exhausted"]),
+        (eve + timedelta(seconds=2), ["admitted"]),
+        (eve, ["quota_exhausted"]),
+        (eve + timedelta(seconds=3), ["admitted", "quota_exhausted"]),
+    ):
+        for outcome in expected:
+            assert (await admit_at(connection, user, at))[0] == outcome

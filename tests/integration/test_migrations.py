@@ -15,7 +15,8 @@ from tessera.errors import Unavailable
 from tessera.store.migrations import current, head, migrate, seed
 from tessera.store.queries import script
 
-# What a database holds, as text, one row for each thing; the definitions are Postgres's own.
+# What a database holds, as text, one row for each thing; the definitions are Postgres's own. Ordered by names: a
+# regclass orders by its number, and a table that a migration adds has a later one than in schema.sql.
 CATALOG = {
     "columns": """
         SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
@@ -30,11 +31,12 @@ CATALOG = {
         WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v', 'm', 'S') ORDER BY 1""",
     "constraints": """
         SELECT r.conrelid::regclass, r.conname, r.convalidated, pg_get_constraintdef(r.oid) FROM pg_constraint r
-        JOIN pg_namespace n ON n.oid = r.connamespace WHERE n.nspname = 'public' ORDER BY 1, 2""",
+        JOIN pg_namespace n ON n.oid = r.connamespace WHERE n.nspname = 'public'
+        ORDER BY r.conrelid::regclass::text, 2""",
     "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
     "triggers": """
         SELECT t.tgrelid::regclass, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid) FROM pg_trigger t
-        WHERE NOT t.tgisinternal ORDER BY 1, 2""",
+        WHERE NOT t.tgisinternal ORDER BY t.tgrelid::regclass::text, 2""",
     "functions": """
         SELECT p.proname, pg_get_functiondef(p.oid) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname = 'public' ORDER BY 1, 2""",
