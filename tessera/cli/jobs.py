@@ -1,4 +1,4 @@
-"""The commands about jobs: ``jobs``, ``job ID``, ``cancel ID``."""
+"""The commands about jobs: ``jobs``, ``job ID``, ``cancel ID``; ``explain ID`` has its own module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from tessera.cli import explain
 from tessera.cli.options import ForceOption, JsonOption, OutOption, QuietOption
 from tessera.cli.output import Target, TextFormat
 from tessera.cli.screen import Screen, clean, one_line, size, span, span_range, stdout_is_terminal, table, tokens
@@ -27,6 +28,7 @@ STATE_STYLES = {
     "expired": "red",
     "cancelled": "dim",
 }
+WAITING = frozenset({"created", "queued"})
 PAGE = 100  # the most that one request asks for
 
 
@@ -74,6 +76,7 @@ def register(app: typer.Typer, panel: str) -> None:
 
 [cyan]tessera job job_01k… --out fox.png[/cyan]   fetch the file once more""",
     )(job)
+    app.command("explain", rich_help_panel=panel, epilog=explain.EPILOG)(explain.explain)
     app.command(
         "cancel",
         rich_help_panel=panel,
@@ -117,6 +120,8 @@ def jobs(
             Text(one_line(_what(found_job), 48 if stdout_is_terminal() else 200)),
         )
     screen.print_table(rows)
+    if any(found_job.state in WAITING for found_job in found):
+        screen.say("[dim]Why one waits: tessera explain ID[/dim]")
     if following:
         screen.say(f"[dim]There are more: --limit {limit * 2}[/dim]")
 
@@ -203,7 +208,9 @@ def _show(found: Job, screen: Screen) -> None:
             row("", f"{tokens(found.error.refunded_tokens)} returned")
     screen.print_table(rows)
     if not found.is_final:
-        screen.say(Text(f"\nWait for it: tessera job {found.id} --watch · cancel it: tessera cancel {found.id}", "dim"))
+        why = f" · why it waits: tessera explain {found.id}" if found.state in WAITING else ""
+        follow = f"Wait for it: tessera job {found.id} --watch · cancel it: tessera cancel {found.id}"
+        screen.say(Text(f"\n{follow}{why}", "dim"))
     elif found.artifacts:
         screen.say(Text(f"\nFetch it: tessera job {found.id} --watch", style="dim"))
 

@@ -19,16 +19,20 @@ from rich.text import Text
 
 from tessera.cli.exits import CliError, ExitCode, tell
 from tessera.cli.output import Target, check_target, default_stem, paths_for, render_text, reserve
-from tessera.cli.progress import JobProgress, View, advance, make_view, submitted
+from tessera.cli.progress import WAITING, JobProgress, View, advance, explained, make_view, submitted
 from tessera.cli.screen import Screen, clean, stdin_is_terminal, stdout_is_terminal
 from tessera.cli.session import make_client
 from tessera.cli.telling import TEXT_KINDS, Made, tell_cancelled, tell_made, tell_submitted, words_of
-from tessera.client import Client, ClientError, Event, Interruption, Job, TextSoFar
+from tessera.client import ApiError, Client, ClientError, Event, Interruption, Job, TextSoFar
 from tessera.client.files import open_temporary
 from tessera.jobs import Kind
 
 if TYPE_CHECKING:
     from tessera.client import Artifact
+
+
+EXPLAIN_AFTER_S = 1.0  # most jobs have started by then, and nobody has asked yet why not
+EXPLAIN_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +141,14 @@ class _Work:
     async def _see_through(self, client: Client, job: Job) -> Made:
         if not job.is_final:
             self._show(submitted(self._progress, job, time.monotonic()))
-            async with aclosing(client.events(job.id, on_interruption=self._trouble)) as events:
-                async for event in events:
-                    self._on_event(event)
+            explaining = asyncio.create_task(self._explain_while_it_waits(client, job.id))
+            try:
+                async with aclosing(client.events(job.id, on_interruption=self._trouble)) as events:
+                    async for event in events:
+                        self._on_event(event)
+            finally:
+                explaining.cancel()
+                await asyncio.gather(explaining, return_exceptions=True)
             job = self.job = await client.get_job(job.id)
         if not job.ok:
             return Made(job=job)
@@ -160,6 +169,21 @@ class _Work:
         return Made(job=job, files=tuple(files), quota=quota)
 
     # Following
+
+    async def _explain_while_it_waits(self, client: Client, job_id: str) -> None:
+        """Say beside the position why the job waits. An older server cannot; of a job that starts soon nobody asks."""
+        pause_s = EXPLAIN_AFTER_S
+        while not self._screen.quiet:
+            await asyncio.sleep(pause_s)
+            pause_s = EXPLAIN_EVERY_S
+            if self._progress.phase in WAITING:
+                try:
+                    explanation = await client.explain(job_id)
+                except ApiError:
+                    return
+                except ClientError:
+                    continue  # the events tell of a broken line
+                self._show(explained(self._progress, explanation))
 
     def _show(self, progress: JobProgress) -> None:
         self._progress = progress

@@ -20,11 +20,14 @@ from rich.text import Text
 from tessera.cli.preview import thumbnail
 from tessera.cli.screen import Screen, clean, one_line, span, span_range, stderr_is_terminal
 from tessera.jobs import FINAL_EVENTS, EventType
+from tessera.ports import WaitCode
 
 if TYPE_CHECKING:
-    from tessera.client import Event, Job
+    from tessera.client import Event, Explanation, Job
 
+WAITING = frozenset({"created", "queued"})
 _WORTH_A_LINE = frozenset({"created", "queued", "running"})
+_SAID_BY_POSITION = frozenset({WaitCode.AHEAD, WaitCode.SLOTS_BUSY})
 STEP = 0.25  # where nobody watches, a line for each quarter is enough
 
 
@@ -38,6 +41,7 @@ class JobProgress:
     eta: tuple[float, float] | None = None
     fraction: float | None = None
     note: str = ""
+    waits: str = ""  # why it waits, unless it is simply not its turn
     characters: int = 0
     outputs: int = 0
     preview: bytes | None = None
@@ -84,7 +88,7 @@ def advance(progress: JobProgress, event: Event, now: float) -> JobProgress:
                 eta=progress.eta if eta is None else eta,
             )
         case EventType.STARTED:
-            return replace(progress, phase="running", running_since=now, position=None, eta=None, note="")
+            return replace(progress, phase="running", running_since=now, position=None, eta=None, note="", waits="")
         case EventType.PROGRESS:
             fraction = data.get("fraction")
             known = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
@@ -109,6 +113,13 @@ def advance(progress: JobProgress, event: Event, now: float) -> JobProgress:
             return progress
 
 
+def explained(progress: JobProgress, explanation: Explanation) -> JobProgress:
+    """With why the job waits. That others come first, its position tells already."""
+    code = explanation.reasons[0].code if explanation.reasons else WaitCode.AHEAD
+    told = code in _SAID_BY_POSITION or not {explanation.state, progress.phase} <= WAITING
+    return replace(progress, waits="" if told else one_line(explanation.summary, 160))
+
+
 def remaining_s(progress: JobProgress, now: float) -> float | None:
     """Seconds left at the present pace, once there is a pace to speak of."""
     if progress.running_since is None or progress.fraction is None or not 0.1 <= progress.fraction < 1:
@@ -129,6 +140,8 @@ def describe(progress: JobProgress) -> str:
         parts.append(f"{progress.characters} characters")
     if progress.note:
         parts.append(progress.note)
+    if progress.waits and progress.phase in WAITING:
+        parts.append(progress.waits)
     return " · ".join(parts)
 
 
@@ -186,7 +199,7 @@ class LineView(SilentView):
 
     def show(self, progress: JobProgress) -> None:
         quarter = int((progress.fraction or 0.0) / STEP)
-        key = (progress.phase, progress.position, quarter, progress.trouble, progress.job_id)
+        key = (progress.phase, progress.position, quarter, progress.trouble, progress.waits, progress.job_id)
         if key == self._last or not progress.job_id or progress.phase not in _WORTH_A_LINE:
             return
         self._last = key

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -41,8 +41,8 @@ class Screen:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2 if stdout_is_terminal() else None) + "\n")
         sys.stdout.flush()
 
-    def print_table(self, rows: Table) -> None:
-        """A table on stdout; into a pipe without the spaces that pad its last column."""
+    def print_table(self, rows: RenderableType) -> None:
+        """A table (or a text beside one) on stdout; into a pipe without the spaces that pad its last column."""
         if stdout_is_terminal():
             self.out.print(rows)
             return

@@ -14,8 +14,10 @@ from tessera.client.models import (
     Artifact,
     Eta,
     Event,
+    Explanation,
     Job,
     JobError,
+    LastFailure,
     Me,
     Model,
     Page,
@@ -25,6 +27,8 @@ from tessera.client.models import (
     Usage,
     UsageDay,
     User,
+    WaitReason,
+    WorkerView,
 )
 from tessera.client.transport import RetryPolicy, Wait
 
@@ -39,9 +43,11 @@ __all__ = [
     "Credentials",
     "Eta",
     "Event",
+    "Explanation",
     "Interruption",
     "Job",
     "JobError",
+    "LastFailure",
     "Me",
     "Model",
     "Page",
@@ -54,6 +60,8 @@ __all__ = [
     "UsageDay",
     "User",
     "Wait",
+    "WaitReason",
+    "WorkerView",
     "find_credentials",
     "load_credentials",
 ]

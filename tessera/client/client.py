@@ -22,6 +22,7 @@ from tessera.client.models import (
     ApiKey,
     Artifact,
     Event,
+    Explanation,
     Job,
     Me,
     Model,
@@ -100,6 +101,10 @@ class Client:
     async def get_job(self, job_id: str) -> Job:
         """The job as it is now."""
         return await self._transport.call("GET", f"/v1/jobs/{_part(job_id)}", Job)
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why the job waits, where it runs, or how it ended. Answered for every state, also without a scheduler."""
+        return await self._transport.call("GET", f"/v1/jobs/{_part(job_id)}/explain", Explanation)
 
     async def list_jobs(
         self, *, state: str | None = None, kind: str | None = None, cursor: str | None = None, limit: int | None = None

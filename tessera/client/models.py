@@ -101,6 +101,87 @@ class Job(Answer):
         return value if isinstance(value, str) else None
 
 
+class WaitReason(Answer):
+    """One thing that a job waits for: a code of ``tessera.ports.WaitCode``, a sentence, and until when, if known."""
+
+    code: str
+    message: str = ""
+    until: datetime | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class WorkerView(Answer):
+    """A worker that has the job's model. ``free_slots``, ``slots`` and ``resident`` are shown to operators only."""
+
+    name: str
+    node: str = ""
+    device: str = ""
+    online: bool = False
+    can_run: bool = False
+    why_not: str = ""
+    free_slots: int | None = None
+    slots: int | None = None
+    resident: bool | None = None
+
+
+class LastFailure(Answer):
+    """How the last run of a job that failed ended."""
+
+    attempt: int
+    worker: str = ""
+    at: datetime | None = None
+    code: str = ""
+    message: str = ""
+
+
+class Explanation(Answer):
+    """Why a job waits, where it runs, or how it ended.
+
+    ``reasons`` is empty unless it waits; the first is what to look at first. Places, ``workers``, ``eta`` and
+    ``own_s`` come from the scheduler and are missing while it is away. ``as_of`` is the server's clock.
+    """
+
+    id: str
+    state: str
+    summary: str = ""
+    kind: str = ""
+    model: str = ""
+    tier: str = ""
+    as_of: datetime | None = None
+    created_at: datetime | None = None
+    queued_since: datetime | None = None
+    not_before: datetime | None = None
+    deadline: datetime | None = None
+    attempt: int = 0
+    failures: int = 0
+    last_failure: LastFailure | None = None
+    reasons: tuple[WaitReason, ...] = ()
+    position: int | None = None
+    position_in_tier: int | None = None
+    position_of_user: int | None = None
+    ahead: dict[str, int] | None = None
+    own_jobs_ahead: int | None = None
+    queued_of_user: int | None = None
+    max_queued: int | None = None
+    running_of_user: int | None = None
+    max_running: int | None = None
+    workers: tuple[WorkerView, ...] = ()
+    eta: Eta | None = None
+    own_s: Number | None = None
+    worker: str | None = None
+    started_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    finished_at: datetime | None = None
+    charged_tokens: Number | None = None
+    refunded_tokens: Number | None = None
+    error: JobError | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINAL
+
+
 class Event(Answer):
     """What happened to a job. ``id`` numbers the durable events of the job; ephemeral ones have None."""
 

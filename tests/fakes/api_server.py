@@ -61,6 +61,7 @@ class Knobs:
     ignore_range: bool = False
     refusals: list[Refusal] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer server
+    explanation: dict[str, Any] = field(default_factory=dict)  # fields of every explanation
     count: int | None = None
 
 
@@ -140,6 +141,47 @@ class FakeJob:
             job["error"] = self.error
         return job
 
+    def explain(self, knobs: Knobs) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "kind": self.body["kind"],
+            "model": self.body.get("model") or f"preview-{self.body['kind']}",
+            "tier": self.body.get("tier") or "pro",
+            "state": self.state,
+            "summary": f"It is {self.state}.",
+            "as_of": NOW,
+            "created_at": NOW,
+            "attempt": self.attempt,
+            "failures": 0,
+            "reasons": [],
+            "workers": [],
+        }
+        if self.state in FINAL:
+            shown |= {"finished_at": NOW, "charged_tokens": self.charged, "refunded_tokens": 0.75 - (self.charged or 0)}
+            return shown | ({"error": self.error} if self.error else {})
+        shown |= {"queued_since": NOW, "queued_of_user": 1, "max_queued": 25, "running_of_user": 1, "max_running": 1}
+        if self.state == "running":
+            return shown | {"worker": "preview-1", "started_at": NOW, "eta": {"low_s": 4, "high_s": 9}}
+        worker = {"name": "preview-1", "node": "pc2", "device": "cpu", "online": True}
+        return {
+            **shown,
+            "reasons": [reason("ahead", "Three jobs come first.")],
+            "position": 3,
+            "position_in_tier": 2,
+            "position_of_user": 1,
+            "ahead": {"pro": 2},
+            "own_jobs_ahead": 0,
+            "workers": [{**worker, "can_run": False, "why_not": "all its slots are taken"}],
+            "eta": {"low_s": 4, "high_s": 9},
+            "own_s": 2.5,
+            **knobs.explanation,
+        }
+
+
+def reason(code: str, message: str = "It waits.", **more: Any) -> dict[str, Any]:
+    """One reason of an explanation; ``until`` is a time."""
+    return {"code": code, "message": message, "data": {}, **more}
+
 
 class FakeApi:
     """``async with FakeApi() as api: … api.url``; ``api.knobs`` may be changed at any time."""
@@ -162,6 +204,7 @@ class FakeApi:
                 web.get("/v1/jobs", self._list),
                 web.get("/v1/jobs/{id}", self._job),
                 web.get("/v1/jobs/{id}/events", self._events),
+                web.get("/v1/jobs/{id}/explain", self._explain),
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.get("/v1/jobs/{id}/artifacts", self._artifacts),
                 web.get("/v1/artifacts/{id}", self._artifact),
@@ -265,6 +308,9 @@ class FakeApi:
 
     async def _job(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._find(request).show(self.knobs.extra))
+
+    async def _explain(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._find(request).explain(self.knobs))
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)

@@ -30,10 +30,10 @@ from tessera.cli.account import parse_expiry
 from tessera.cli.exits import CliError, tell
 from tessera.cli.output import TextFormat, render_text, slug
 from tessera.cli.preview import thumbnail
-from tessera.cli.progress import JobProgress, advance, describe, remaining_s
+from tessera.cli.progress import JobProgress, advance, describe, explained, remaining_s
 from tessera.cli.screen import Screen, clean, number, size, span, span_range, tokens
-from tessera.client import Event
-from tests.fakes.api_server import ANSWER, API_KEY, FakeApi, Knobs, Refusal, picture
+from tessera.client import Client, Event, Explanation, WaitReason
+from tests.fakes.api_server import ANSWER, API_KEY, FakeApi, Knobs, Refusal, picture, reason
 
 
 @pytest.fixture
@@ -274,6 +274,53 @@ def test_jobs_are_listed_filtered_and_paged(api: FakeApi, run: Run) -> None:
     assert len(page["data"]) == 2 and page["next_cursor"] == "2"
     assert len(json.loads(run("jobs", "--cursor", "2", "--json")[1])["data"]) == 1
     assert "No jobs" in run("jobs", "--state", "failed")[2]
+
+
+def test_a_waiting_job_leads_to_its_explanation(api: FakeApi, run: Run) -> None:
+    api.knobs = Knobs(hold=True)
+    job_id = run("generate", "image", "a fox", "--no-wait")[1].strip()
+    assert "tessera explain ID" in run("jobs")[2]
+    assert f"tessera explain {job_id}" in run("job", job_id)[2]
+    run("cancel", job_id)
+    assert "explain" not in run("jobs")[2] + run("job", job_id)[2]
+
+
+def test_a_job_is_explained_on_a_page_and_as_json(api: FakeApi, run: Run) -> None:
+    api.knobs = Knobs(hold=True)
+    job_id = run("generate", "image", "a fox", "--no-wait")[1].strip()
+    code, out, err = run("explain", job_id)
+    assert (code, err) == (0, "") and out.splitlines()[0] == "It is queued."
+    assert "1st of your own, 2nd in tier pro, 3rd overall" in out and "all its slots are taken" in out
+    assert f"'tessera job {job_id} --watch'" in out.splitlines()[-1]
+    assert all(line == line.rstrip() for line in out.splitlines())
+    shown = json.loads(run("explain", job_id, "--json")[1])
+    assert shown["reasons"][0]["code"] == "ahead" and shown["eta"] == {"low_s": 4, "high_s": 9}
+    assert run("explain", "job_unknown")[0] == 2
+    assert json.loads(run("explain", "job_unknown", "--json")[1])["error"]["code"] == "not_found"
+
+
+def test_an_explanation_is_watched_to_the_jobs_end(api: FakeApi, run: Run) -> None:
+    api.knobs = Knobs(step_s=0.5)
+    job_id = run("generate", "text", "Lisbon?", "--no-wait")[1].strip()
+    code, out, _ = run("explain", job_id, "--watch")
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "queued #3 It is queued."
+    assert "It is completed." in lines and lines[-1].startswith("Next: Fetch what it made")
+    assert json.loads(run("explain", job_id, "--watch", "--json")[1])["state"] == "completed"
+
+
+def test_watching_an_explanation_ends_quietly(api: FakeApi) -> None:
+    api.knobs = Knobs(hold=True)
+    job_id = asyncio.run(_submit(api))
+    terminal = Terminal("explain", job_id, "--watch")
+    terminal.until("Next: Nothing has to be done")
+    terminal.type("\x03")
+    assert terminal.end() == 0 and "Traceback" not in terminal.text and "\x1b[?25h" in terminal.raw
+
+
+async def _submit(api: FakeApi) -> str:
+    async with Client(api.url, API_KEY) as client:
+        return (await client.submit("image", {"prompt": "a fox"})).id
 
 
 def test_one_job_is_shown_whole(api: FakeApi, run: Run) -> None:
@@ -577,6 +624,33 @@ def test_progress_follows_the_events() -> None:
     for now, (type, id, data, words) in enumerate(steps):
         progress = advance(progress, Event(id=id, type=type, data=data), float(now))
         assert describe(progress) == words
+
+
+def test_progress_tells_why_a_job_waits_unless_it_is_simply_not_its_turn() -> None:
+    def told(phase: str, state: str, *codes: str) -> str:
+        reasons = tuple(WaitReason(code=code) for code in codes)
+        waits = Explanation(id="job_1", state=state, summary="You run 1 of 1 jobs.", reasons=reasons)
+        return describe(explained(JobProgress(phase=phase, position=3), waits))
+
+    assert told("queued", "queued", "running_cap", "ahead") == "queued · position 3 · You run 1 of 1 jobs."
+    assert told("queued", "queued", "ahead", "running_cap") == "queued · position 3"
+    assert told("queued", "queued", "slots_busy") == told("queued", "queued") == "queued · position 3"
+    assert told("created", "created", "not_before") == "created · You run 1 of 1 jobs."
+    assert told("running", "queued", "running_cap") == "running", "it has started while it was asked"
+    waiting = explained(JobProgress(phase="queued"), Explanation(id="j", state="queued", summary="A pause."))
+    assert describe(advance(waiting, Event(id=2, type="started"), 1.0)) == "running"
+
+
+def test_a_job_that_waits_for_more_than_its_turn_says_why_while_it_is_followed(api: FakeApi) -> None:
+    api.knobs = Knobs(hold=True, explanation={"summary": "You run 1 of 1 jobs.", "reasons": [reason("running_cap")]})
+    terminal = Terminal("generate", "image", "a fox")
+    terminal.until("You run 1 of 1 jobs.")
+    terminal.type("\x03")
+    terminal.until("[y/N]")
+    terminal.type("y\n")
+    assert terminal.end() == 130
+    asked = [request for request in api.seen if request.path.endswith("/explain")]
+    assert len(asked) == 1, "at most every five seconds"
 
 
 def test_what_is_left_is_told_once_there_is_a_pace() -> None:

@@ -26,6 +26,7 @@ from tessera.client import (
 )
 from tessera.client.events import SseParser
 from tessera.client.transport import retry_delay_s, retryable_status
+from tessera.ports import WaitCode
 from tests.fakes.api_server import ANSWER, API_KEY, FakeApi, Knobs, Refusal
 
 FAST = RetryPolicy(attempts=4, base_s=0.01, cap_s=0.02, total_wait_s=3)
@@ -373,6 +374,18 @@ async def test_what_is_cancelled_says_what_was_refunded() -> None:
         assert ended.state == "cancelled" and ended.error is not None and ended.error.refunded_tokens == 0.75
 
 
+async def test_a_job_is_explained_while_it_waits_and_after() -> None:
+    async with FakeApi(Knobs(hold=True)) as api, client_of(api) as client:
+        job = await client.submit("image", {"prompt": "a cat"})
+        waits = await client.explain(job.id)
+        schemas.JobExplanation.model_validate(waits.dump())
+        assert (waits.state, waits.position_in_tier, waits.ahead, waits.is_final) == ("queued", 2, {"pro": 2}, False)
+        assert waits.reasons[0].code == WaitCode.AHEAD and waits.workers[0].slots is None
+        await client.cancel(job.id)
+        ended = await client.explain(job.id)
+        assert ended.is_final and ended.refunded_tokens == 0.75 and ended.reasons == ()
+
+
 async def test_the_fake_server_speaks_the_shapes_of_the_api() -> None:
     """Holds the fake against the models that document the real API; tests/integration/test_client.py asks that one."""
     async with FakeApi(Knobs(retry_once=True)) as api, client_of(api) as client:
@@ -384,6 +397,7 @@ async def test_the_fake_server_speaks_the_shapes_of_the_api() -> None:
             if event.type == "output":
                 schemas.Artifact.model_validate(event.data)
         schemas.Job.model_validate((await client.get_job(job.id)).dump())
+        schemas.JobExplanation.model_validate((await client.explain(job.id)).dump())
         api.knobs.outcome = "failed"
         schemas.Job.model_validate((await client.run("text", {"prompt": "hi"})).dump())
         schemas.JobPage.model_validate((await client.list_jobs()).dump())
