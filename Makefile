@@ -1,7 +1,7 @@
 # Tessera. 'make' alone explains the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs doctor test check fmt bench lock clean venv
+.PHONY: help up down status logs doctor test chaos check fmt bench lock clean venv
 
 BIN := .venv/bin
 # A test run must not touch the platform of the developer who starts it.
@@ -31,6 +31,9 @@ doctor: venv ## Check this machine and list every open port
 
 test: venv ## Run all tests; they bring their own Postgres and Ray
 	@$(TEST_ENV) $(BIN)/python -m pytest
+
+chaos: venv ## Kill parts of a platform of its own for 15 minutes (docs/chaos.md); CHAOS='--minutes 60 --seed 7'
+	@$(TEST_ENV) $(BIN)/python -m tests.chaos $(CHAOS)
 
 check: venv ## Lint, format, types and architecture: what needs no process
 	@$(BIN)/ruff check .
