@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tessera.client import ApiError, Client, Event, TextSoFar
 from tessera.ids import Prefix, parse
 from tessera.jobs import EventType
+from tessera.ports import Explanation, WaitCode, WaitReason
 from tests.integration.api_server import Api
 
 
@@ -71,6 +73,37 @@ async def test_text_chunks_come_through(api: Api, client: Client) -> None:
     await reading
     done = await client.get_job(job.id)
     assert done.text == so_far.text == "one two three"  # the last words came with the end
+
+
+async def test_a_waiting_and_an_ended_job_are_explained(api: Api, client: Client) -> None:
+    job = await client.submit("text", {"prompt": "hello"})
+    job_id = parse(Prefix.JOB, job.id)
+    api.scheduler.known_explanations[job_id] = Explanation(
+        job_id=job_id,
+        state="queued",
+        summary="Others come first.",
+        position=2,
+        position_in_tier=1,
+        position_of_user=1,
+        ahead={"free": 1},
+        own_jobs_ahead=0,
+        running_of_user=0,
+        max_running=4,
+        reasons=[
+            WaitReason(code=WaitCode.AHEAD, message="Others come first.", until=datetime(2030, 1, 31, tzinfo=UTC))
+        ],
+        workers=[],
+        eta_low_s=2,
+        eta_high_s=8,
+        own_s=1.5,
+    )
+    waits = await client.explain(job.id)
+    assert (waits.summary, waits.position, waits.ahead, waits.own_s) == ("Others come first.", 2, {"free": 1}, 1.5)
+    assert [(reason.code, reason.until) for reason in waits.reasons] == [("ahead", datetime(2030, 1, 31, tzinfo=UTC))]
+    await client.cancel(job.id)
+    ended = await client.explain(job.id)
+    assert (ended.state, ended.is_final, ended.refunded_tokens) == ("cancelled", True, job.cost_tokens)
+    assert ended.dump()["summary"] == ended.summary
 
 
 async def test_the_same_idempotency_key_is_the_same_job(client: Client) -> None:

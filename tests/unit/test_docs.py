@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from tessera.cli.app import app
+from tessera.ports import WaitCode
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -170,6 +171,13 @@ def test_every_error_code_is_explained_to_developers() -> None:
         if f"`{found['code']}`" not in explained and found["code"] != "engine_busy"
     ]
     assert not missing, f"docs/api.md does not say what to do about: {missing}"
+
+
+def test_every_reason_of_waiting_is_explained() -> None:
+    rows = text_of(ROOT / "docs" / "troubleshooting.md")
+    named = text_of(ROOT / "docs" / "api.md")
+    missing = [code.value for code in WaitCode if f"\n| `{code}` | " not in rows or f"`{code}`" not in named]
+    assert not missing, f"docs/troubleshooting.md has no row, or docs/api.md no mention of: {missing}"
 
 
 def test_documents_stand_alone() -> None:
