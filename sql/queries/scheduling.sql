@@ -50,6 +50,14 @@ FROM jobs j JOIN user_limits l ON l.user_id = j.user_id
 WHERE j.state IN ('queued', 'running')
 ORDER BY j.queued_at, j.id
 
+-- name: served_lately
+-- What was served in the last seconds, the newest runs first: who has had how much after a restart.
+SELECT j.tier, j.user_id, j.model, a.worker, j.cost_mt,
+       extract(epoch FROM a.finished_at - a.started_at)::double precision AS seconds, a.finished_at
+FROM attempts a JOIN jobs j ON j.id = a.job_id
+WHERE a.finished_at > clock_timestamp() - make_interval(secs => :seconds) AND a.outcome = 'completed'
+ORDER BY a.finished_at DESC LIMIT :limit
+
 -- name: jobs_as_they_are
 -- What the mirror needs of certain jobs, whatever their state.
 SELECT j.id, j.user_id, j.kind, j.model, j.tier, j.state, j.cost_mt, j.attempt, j.failures, j.queued_at, j.started_at,

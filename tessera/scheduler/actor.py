@@ -23,13 +23,15 @@ from ray.util.metrics import Counter, Gauge
 
 from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
-from tessera.config import Settings, WorkerConfig
+from tessera.config import ClusterConfig, Settings, WorkerConfig
 from tessera.errors import EngineError
 from tessera.logs import configure_logs
 from tessera.ports import Explanation, LiveEvent, Place, WorkerStatus
 from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, WorkerReport
 from tessera.scheduler import insight
+from tessera.scheduler.board import DeviceSpec
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
+from tessera.scheduler.explain import explain
 
 log = structlog.get_logger(__name__)
 
@@ -138,7 +140,12 @@ class SchedulerActor:
             workers = settings.cluster.enabled_workers()
             self._dispatcher = Dispatcher(
                 dsn=settings.database_url,
-                workers=[self._spec(worker) for worker in workers],
+                workers=[self._spec(settings.cluster, worker) for worker in workers],
+                devices=[
+                    DeviceSpec(name=device.name, node=node.name, vram_mib=device.vram_mib)
+                    for node in settings.cluster.nodes
+                    for device in node.devices
+                ],
                 artifacts=open_store(settings.artifacts_url),
                 catalog=catalog_of(model for worker in workers for model in worker.models),
                 holder=f"{socket.gethostname()}:{os.getpid()}",
@@ -148,8 +155,17 @@ class SchedulerActor:
         return os.getpid()
 
     @staticmethod
-    def _spec(worker: WorkerConfig) -> WorkerSpec:
-        return WorkerSpec(name=worker.name, models=worker.models, slots=worker.slots, port=HandleWorker(worker.name))
+    def _spec(cluster: ClusterConfig, worker: WorkerConfig) -> WorkerSpec:
+        return WorkerSpec(
+            name=worker.name,
+            models=worker.models,
+            slots=worker.slots,
+            port=HandleWorker(worker.name),
+            node=worker.node,
+            device=cluster.device_of(worker).name,
+            run_timeout_s=worker.run_timeout_s,
+            no_progress_s=worker.no_progress_s,
+        )
 
     async def _report_metrics(self) -> None:
         """Keep the scheduler's numbers in Ray's exporter, beside those of Ray and Serve."""
@@ -211,7 +227,7 @@ class SchedulerActor:
 
     async def explain(self, job_id: UUID) -> Explanation | None:
         """Why a live job waits; see SchedulerPort."""
-        return insight.explain((await self._ready()).board, job_id)
+        return explain((await self._ready()).board, job_id)
 
     async def pid(self) -> int:
         """The actor's process."""

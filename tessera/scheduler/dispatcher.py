@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -21,10 +21,11 @@ import structlog
 from tessera.artifacts import ArtifactStore
 from tessera.catalog import Catalog
 from tessera.errors import Busy, Unavailable
-from tessera.jobs import JobState, Kind
-from tessera.policy import plan
+from tessera.jobs import JobState, Kind, Tier
+from tessera.policy import Load, Served, Start
 from tessera.runs import Ending, Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, WorkerPort
-from tessera.scheduler.board import Board
+from tessera.scheduler.board import Board, DeviceSpec
+from tessera.scheduler.drains import follow_drains, read_drains
 from tessera.scheduler.finisher import Finisher
 from tessera.scheduler.follower import follow
 from tessera.scheduler.leadership import LeadershipLost, Term, is_fenced, leadership
@@ -33,6 +34,7 @@ from tessera.scheduler.links import WorkerLink
 from tessera.scheduler.maintenance import Maintenance
 from tessera.scheduler.mirror import Mirror, MirroredJob
 from tessera.scheduler.notifier import Notifier
+from tessera.scheduler.residency import Residency
 from tessera.store.database import connect, is_outage
 from tessera.store.queries import load
 
@@ -40,6 +42,9 @@ log = structlog.get_logger(__name__)
 
 RUN_TIMEOUT_S = 3600.0
 NO_PROGRESS_S = 120.0
+MAX_CLAIM = 256  # jobs in one commit
+REPLAYED_S = 600.0  # how much of the past counts after a restart
+MAX_REPLAYED = 20_000  # and how many runs of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,10 @@ class WorkerSpec:
     models: Sequence[str]
     slots: int
     port: WorkerPort
+    node: str = ""
+    device: str = "cpu"
+    run_timeout_s: float = RUN_TIMEOUT_S
+    no_progress_s: float = NO_PROGRESS_S
 
 
 class Dispatcher:
@@ -63,11 +72,13 @@ class Dispatcher:
         artifacts: ArtifactStore,
         catalog: Catalog,
         holder: str,
+        devices: Sequence[DeviceSpec] = (DeviceSpec(name="cpu"),),
         notifier: Notifier | None = None,
         lease_s: float = LEASE_S,
         random_source: Callable[[], float] = random.random,
     ) -> None:
-        self.board = Board(notifier or Notifier())
+        self.board = Board(notifier or Notifier(), catalog, devices)
+        self._specs = {spec.name: spec for spec in workers}
         self.leading = False
         self._stopping = False
         self._dsn = dsn
@@ -75,6 +86,8 @@ class Dispatcher:
         self._lease_s = lease_s
         self._random = random_source
         self._queries = load()
+        self._device_of = {spec.name: spec.device for spec in workers}
+        self._residency = Residency(self.board)
         self._finisher = Finisher(self.board, catalog, random_source)
         self._leases = Leases(self.board, self._finisher, artifacts, lease_s)
         self.maintenance = Maintenance(dsn, artifacts, healthy=self._healthy)
@@ -84,6 +97,8 @@ class Dispatcher:
                 spec.port,
                 models=spec.models,
                 slots=spec.slots,
+                node=spec.node,
+                device=spec.device,
                 on_events=self.board.notifier.publish,
                 on_outcome=self._finisher.take,
                 on_change=self.board.changed.set,
@@ -126,6 +141,7 @@ class Dispatcher:
         connection = await connect(self._dsn, name="tessera-dispatch")
         finisher = await connect(self._dsn, name="tessera-finish")
         feed = await connect(self._dsn, name="tessera-feed")
+        orders = await connect(self._dsn, name="tessera-orders")
         try:
             started = time.monotonic()
             await self._rebuild(connection)
@@ -133,11 +149,12 @@ class Dispatcher:
             async with asyncio.TaskGroup() as group:
                 group.create_task(term.guard(), name="guard")
                 group.create_task(follow(self.board, feed), name="feed")
+                group.create_task(follow_drains(self.board, orders), name="drains")
                 group.create_task(self._finisher.run(term, finisher), name="finish")
                 group.create_task(self._lead(term, connection), name="lead")
                 group.create_task(self.maintenance.run(), name="maintenance")
         finally:
-            for each in (connection, finisher, feed):
+            for each in (connection, finisher, feed, orders):
                 each.terminate()
 
     async def _lead(self, term: Term, connection: asyncpg.Connection) -> None:
@@ -155,19 +172,24 @@ class Dispatcher:
         return self.leading and any(link.online for link in self.board.links.values())
 
     async def _rebuild(self, connection: asyncpg.Connection) -> None:
-        mirror = Mirror()
+        """All live jobs in one snapshot, and what was served lately, so that a restart forgives nobody anything."""
+        mirror, now = self.board.new_mirror(), time.time()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             mirror.seq = await connection.fetchval(self._queries["newest_seq"].positional)
+            lately = await connection.fetch(self._queries["served_lately"].positional, REPLAYED_S, MAX_REPLAYED)
+            mirror.policy.replay([_served(row) for row in lately], self._device_of)
             async for row in connection.cursor(self._queries["live_jobs"].positional, prefetch=5000):
-                mirror.load(row)
+                mirror.load(row, now)
         self.board.mirror = mirror
+        self._residency = Residency(self.board)
         for link in self.board.links.values():
-            link.assigned = {job.key for job in mirror.jobs.values() if job.worker == link.name}
+            link.assigned = {job.key for job in mirror.running.values() if job.worker == link.name}
 
     async def _readopt(self, term: Term, connection: asyncpg.Connection) -> None:
         """Before anything is dispatched: renew all running leases once, and hear what the workers still run."""
-        running = [job for job in self.board.mirror.jobs.values() if job.running]
+        running = list(self.board.mirror.running.values())
         await self._leases.renew(term, connection, running)
+        await read_drains(self.board, connection)
         waiting = [asyncio.create_task(link.listed.wait()) for link in self.board.links.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=GATHER_S)
@@ -192,15 +214,15 @@ class Dispatcher:
 
     async def _dispatch(self, term: Term, connection: asyncpg.Connection, lock: asyncio.Lock) -> bool:
         """One decision: claim in one commit, then start. Returns whether another may follow at once."""
-        now = datetime.now(UTC)
-        self.board.mirror.wake_due(now)
-        chosen = plan(self.board.mirror.snapshot(link.free() for link in self.board.links.values()), now)
+        now = time.time()
+        mirror = self.board.mirror
+        mirror.wake_due(now)
+        self._residency.sync(now)
+        chosen = self._choose(mirror, now)
         if not chosen:
             return False
-        jobs = [self.board.mirror.jobs[assignment.job_id] for assignment in chosen]
-        for job in jobs:
-            job.claiming = True
-        claims = [{"job_id": str(a.job_id), "worker": a.worker, "ord": n} for n, a in enumerate(chosen)]
+        jobs = [job for job, _ in chosen]
+        claims = [{"job_id": str(job.id), "worker": worker, "ord": n} for n, (job, worker) in enumerate(chosen)]
         query = self._queries["claim_batch"]
         try:
             async with lock:
@@ -208,26 +230,54 @@ class Dispatcher:
                     query.positional,
                     *query.arguments({"epoch": term.epoch, "claims": claims, "lease_s": self._lease_s}),
                 )
-        finally:
+        except BaseException:
             for job in jobs:
-                job.claiming = False
+                mirror.not_claimed(job, now)
+            raise
         claimed = {row["job_id"]: row for row in rows}
         starts: dict[str, list[RunSpec]] = {}
         refused: list[MirroredJob] = []
         for job in jobs:
             row = claimed.get(job.id)
+            if mirror.jobs.get(job.id) is not job:
+                continue  # it ended, the feed says, while it was being claimed: the claim was refused
             if row is None:
+                mirror.not_claimed(job, now)
                 refused.append(job)
                 continue
-            self.board.mirror.set_running(job, row["worker"], row["attempt"], now, now)
+            mirror.claimed(job, row["worker"], row["attempt"], now)
             self.board.links[row["worker"]].assigned.add(job.key)
-            starts.setdefault(row["worker"], []).append(_run_spec(row))
+            starts.setdefault(row["worker"], []).append(self._run_spec(row))
         # One call per worker, all at once; dispatch goes on meanwhile, for a slot is taken by the claim.
         for worker, specs in starts.items():
             self.board.spawn(self._start(worker, specs))
         if refused:
             await self._look_again(connection, lock, refused)
         return bool(claimed)
+
+    def _choose(self, mirror: Mirror, now: float) -> list[tuple[MirroredJob, str]]:
+        """Ask the policy until it has nothing more, at most a batch; loads go on beside. Jobs and their workers."""
+        chosen: list[tuple[MirroredJob, str]] = []
+        given: Counter[str] = Counter()
+        workers = self.board.workers(now)
+        while len(chosen) < MAX_CLAIM:
+            actions = mirror.policy.plan(workers, now)
+            if not actions:
+                break
+            for action in actions:
+                mirror.policy.apply(action, now)
+                if isinstance(action, Start):
+                    job = mirror.jobs[action.job.id]
+                    job.claiming = True
+                    chosen.append((job, action.worker))
+                    given[action.worker] += 1
+                elif isinstance(action, Load):
+                    self._residency.start(action)
+            workers = [
+                replace(worker, free=worker.free - count) if (count := given.pop(worker.name, 0)) else worker
+                for worker in workers
+            ]
+        return chosen
 
     async def _look_again(
         self, connection: asyncpg.Connection, lock: asyncio.Lock, refused: Sequence[MirroredJob]
@@ -241,9 +291,9 @@ class Dispatcher:
             if self.board.mirror.jobs.get(job.id) is not job or job.running:
                 continue  # the feed was faster
             if row is None or row["state"] != JobState.QUEUED:
-                self.board.mirror.remove(job.id)
+                self.board.mirror.remove(job.id, time.time())
             else:
-                self.board.mirror.load(row)
+                self.board.mirror.load(row, time.time())
 
     async def _start(self, worker: str, specs: Sequence[RunSpec]) -> None:
         link = self.board.links[worker]
@@ -266,16 +316,31 @@ class Dispatcher:
                 outcome = Outcome(job_id=spec.job_id, attempt=spec.attempt, ending=Ending.FAILED, error=error)
                 self._finisher.take(worker, outcome)
 
+    def _run_spec(self, row: Mapping[str, Any]) -> RunSpec:
+        spec = self._specs[row["worker"]]
+        return RunSpec(
+            job_id=row["job_id"],
+            attempt=row["attempt"],
+            kind=Kind(row["kind"]),
+            model=row["model"],
+            input=row["input"],
+            request_id=row["request_id"],
+            timeout_s=spec.run_timeout_s,
+            no_progress_s=spec.no_progress_s,
+        )
+
     # ------------------------------------------------------------------ leases and times
 
     async def _due_loop(self, term: Term, connection: asyncpg.Connection, lock: asyncio.Lock) -> None:
-        """not_before, backoffs and deadlines."""
+        """not_before, backoffs, deadlines, and pauses of workers that failed."""
+        before = time.time()
         while True:
             await asyncio.sleep(0.25)
-            now = datetime.now(UTC)
-            due = self.board.mirror.next_change()
-            if due is not None and due <= now:
+            now = time.time()
+            times = (self.board.mirror.next_change(), self.board.failures.next_change(before))
+            if any(due is not None and due <= now for due in times):
                 self.board.changed.set()
+            before = now
             expired = self.board.mirror.take_expired(now)
             async with lock:
                 await connection.fetchval(self._queries["promote_due_jobs"].positional, term.epoch)
@@ -289,16 +354,15 @@ class Dispatcher:
                     await connection.fetch(self._queries["end_waiting_batch"].positional, rows)
 
 
-def _run_spec(row: Mapping[str, Any]) -> RunSpec:
-    return RunSpec(
-        job_id=row["job_id"],
-        attempt=row["attempt"],
-        kind=Kind(row["kind"]),
+def _served(row: Mapping[str, Any]) -> Served:
+    return Served(
+        tier=Tier(row["tier"]),
+        user_id=row["user_id"],
         model=row["model"],
-        input=row["input"],
-        request_id=row["request_id"],
-        timeout_s=RUN_TIMEOUT_S,
-        no_progress_s=NO_PROGRESS_S,
+        worker=row["worker"],
+        cost_mt=row["cost_mt"],
+        seconds=row["seconds"],
+        ended_at=row["finished_at"].timestamp(),
     )
 
 

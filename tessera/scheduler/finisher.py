@@ -87,6 +87,7 @@ class Finisher:
         self, term: Term, connection: asyncpg.Connection, batch: Mapping[RunKey, tuple[str, Outcome]]
     ) -> None:
         now = datetime.now(UTC)
+        at = now.timestamp()
         rows: list[dict[str, Any]] = []
         for key, (worker, outcome) in batch.items():
             job = self._board.mirror.jobs.get(outcome.job_id)
@@ -120,14 +121,24 @@ class Finisher:
                 continue  # the feed was faster
             self._board.notifier.forget(job.id)
             if state == JobState.QUEUED:
-                self._board.mirror.requeue(job, row["retry_at"], counted=bool(row["failed"]))
+                self._board.mirror.requeue(job, row["retry_at"].timestamp(), at, counted=bool(row["failed"]))
             else:
-                if state == JobState.COMPLETED and job.started_at is not None:
-                    self._board.estimates.learn(worker, job.model, job.cost_mt, (now - job.started_at).total_seconds())
-                self._board.mirror.remove(job.id)
+                if state == JobState.COMPLETED:
+                    self._board.estimates.learn(worker, job.model, job.cost_mt, max(0.0, at - job.started_at))
+                self._board.mirror.remove(job.id, at)
+            self._judge(worker, job, outcome, at)
         for worker, keys in acks.items():
             self._board.spawn(self._board.links[worker].ack(keys))
         self._board.changed.set()
+
+    def _judge(self, worker: str, job: MirroredJob, outcome: Outcome, at: float) -> None:
+        """What the end of a run says of its worker."""
+        if outcome.ending is Ending.COMPLETED:
+            self._board.failures.succeeded(worker, job.model)
+        elif outcome.ending is Ending.FAILED:
+            code = str((outcome.error or WORKER_LOST)["code"])
+            for name in self._board.failures.failed(worker, job.model, job.id, code, at):
+                log.warning("left_out", what=name, code=code)
 
     async def _row(
         self, connection: asyncpg.Connection, job: MirroredJob, worker: str, outcome: Outcome, now: datetime

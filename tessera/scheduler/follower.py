@@ -6,7 +6,7 @@ NOTIFY only shortens the wait; the poll each second is the guarantee.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+import time
 
 import asyncpg
 
@@ -29,7 +29,7 @@ async def follow(board: Board, connection: asyncpg.Connection) -> None:
             rows = await connection.fetch(
                 query.positional, *query.arguments({"after": board.mirror.seq, "limit": PAGE})
             )
-            now = datetime.now(UTC)
+            now = time.time()
             for row in rows:
                 job = board.mirror.apply(row, now)
                 if job is not None and job.worker in board.links:

@@ -1,21 +1,25 @@
-"""What others ask of the scheduler: places and ETAs of jobs, its workers, its numbers. It changes nothing."""
+"""What others ask of the scheduler: places, explanations, its workers, its numbers. It changes nothing."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+from tessera.policy.places import Standing
 from tessera.ports import Place, WorkerStatus
 from tessera.scheduler.board import Board
+from tessera.scheduler.links import WorkerLink
+from tessera.scheduler.mirror import MirroredJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
     """What the scheduler counts. ``waiting`` by (tier, kind); ``ended`` by final state, late outcomes and retries too,
-    since this process began; ``oldest_s`` the age of the oldest waiting job."""
+    since this process began; ``oldest_s`` the age of the oldest waiting job; ``passes`` by (device, tier)."""
 
     leading: bool
     waiting: Mapping[tuple[str, str], int]
@@ -27,47 +31,112 @@ class Statistics:
 
 def workers(board: Board) -> list[WorkerStatus]:
     """All configured workers."""
-    return [link.status() for link in board.links.values()]
+    now = time.time()
+    found = []
+    for link in board.links.values():
+        device = board.policy.devices.get(link.device)
+        loading = device.loading if device is not None else None
+        until = board.failures.circuit_until(link.name)
+        found.append(
+            replace(
+                link.status(),
+                circuit=board.failures.circuit(link.name, now).value,
+                circuit_until=_time(until) if until is not None and until > now else None,
+                excluded={model: _time(end) for model, end in board.failures.excluded(link.name, now).items()},
+                loading=loading.model if loading is not None and loading.worker == link.name else None,
+            )
+        )
+    return found
 
 
 def places(board: Board, job_ids: Sequence[UUID]) -> dict[UUID, Place]:
     """The places of those of the jobs that wait or run here."""
     found: dict[UUID, Place] = {}
-    now = datetime.now(UTC)
-    slots = {model: sum(x.slots for x in board.links.values() if model in x.models) for model in _models(board)}
+    now = time.time()
     for job_id in job_ids:
         job = board.mirror.jobs.get(job_id)
         if job is None:
             continue
-        own_s = board.estimates.seconds(job.model, job.cost_mt)
-        if job.running:
-            elapsed = (now - job.started_at).total_seconds() if job.started_at else 0.0
-            left = max(0.2, own_s - elapsed)
-            found[job_id] = Place(position=0, eta_low_s=round(left * 0.7, 1), eta_high_s=round(left * 1.8, 1))
-            continue
-        ahead = board.mirror.ahead_of(job)
-        waiting_s = ahead * own_s / max(1, slots.get(job.model, 1))
-        total = waiting_s + own_s
-        found[job_id] = Place(position=ahead + 1, eta_low_s=round(total * 0.6, 1), eta_high_s=round(total * 2 + 1, 1))
+        if job.running or job.claiming:
+            low_s, high_s = running_eta(board, job, now)
+            found[job_id] = Place(position=0, eta_low_s=low_s, eta_high_s=high_s)
+        elif job.waiting:
+            standing = standing_of(board, job, now)
+            low_s, high_s = waiting_eta(board, job, standing)
+            found[job_id] = Place(position=standing.position, eta_low_s=low_s, eta_high_s=high_s)
+        else:
+            wait_s = max(0.0, (job.ready_at or now) - now)
+            span = board.estimates.span(job.model, job.cost_mt)
+            low_s, high_s = round(wait_s + span.low_s, 1), round(2 * wait_s + span.high_s + 1, 1)
+            found[job_id] = Place(position=1, eta_low_s=low_s, eta_high_s=high_s)
     return found
 
 
+def links_for(board: Board, model: str) -> list[WorkerLink]:
+    """The workers that have a model."""
+    return [link for link in board.links.values() if model in link.models]
+
+
+def standing_of(board: Board, job: MirroredJob, now: float) -> Standing:
+    """Where a waiting job stands among all that compete for its devices."""
+    able = links_for(board, job.model)
+    devices = frozenset(link.device for link in able)
+    rivals = frozenset(model for link in board.links.values() if link.device in devices for model in link.models)
+    if not any(board.policy.models[model].vram_mib for model in rivals if model in board.policy.models):
+        # On a pool of light models a worker's slots are its own: only what the same workers run competes.
+        rivals = frozenset(model for link in able for model in link.models)
+    slots = sum(link.slots for link in able if link.online) or 1
+    return board.places.standing(job, rivals, devices, slots, now)
+
+
+def waiting_eta(board: Board, job: MirroredJob, standing: Standing) -> tuple[float, float]:
+    """The end of a waiting job in seconds from now, as a range: what runs now, what goes before, and its own run."""
+    now = time.time()
+    able = [link for link in links_for(board, job.model) if link.online]
+    slot_free_s = 0.0
+    if able and all(link.busy >= link.slots for link in able):
+        ends = [end for link in able for end in _ends(board, link.name)]
+        slot_free_s = max(0.0, min(ends, default=now) - now)
+    load_s = 0.0
+    facts = board.policy.models.get(job.model)
+    if facts is not None and facts.vram_mib:
+        resident = any(job.model in board.policy.devices[link.device].resident for link in able)
+        load_s = 0.0 if resident else facts.load_s
+    span = board.estimates.span(job.model, job.cost_mt)
+    wait_s = standing.start_s + slot_free_s + load_s
+    return round(wait_s * 0.6 + span.low_s, 1), round(wait_s * 1.8 + span.high_s + 1, 1)
+
+
+def running_eta(board: Board, job: MirroredJob, now: float) -> tuple[float, float]:
+    """The end of a running job in seconds from now, as a range."""
+    span = board.estimates.span(job.model, job.cost_mt)
+    elapsed = now - job.started_at if job.running else 0.0
+    return round(max(0.0, span.low_s - elapsed), 1), round(max(0.5, span.high_s - elapsed), 1)
+
+
+def _ends(board: Board, worker: str) -> list[float]:
+    return [
+        job.started_at + board.estimates.seconds(job.model, job.cost_mt, worker)
+        for job in board.mirror.running.values()
+        if job.worker == worker
+    ]
+
+
 def statistics(board: Board, *, leading: bool) -> Statistics:
-    """Numbers for the metrics: cheap, read every few seconds."""
+    """Numbers for the metrics: cheap however many jobs wait, for they are read every few seconds."""
     waiting: Counter[tuple[str, str]] = Counter()
-    oldest: datetime | None = None
-    for job in board.mirror.waiting():
-        waiting[job.tier, job.kind] += 1
-        oldest = job.queued_at if oldest is None else min(oldest, job.queued_at)
+    for (tier, kind), count in board.mirror.waiting().items():
+        waiting[tier.value, kind.value] = count
+    oldest = board.mirror.oldest_waiting()
     return Statistics(
         leading=leading,
         waiting=dict(waiting),
-        oldest_s=(datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0,
+        oldest_s=max(0.0, time.time() - oldest) if oldest is not None else 0.0,
         ended=dict(board.ended),
         terms=board.terms,
         workers=workers(board),
     )
 
 
-def _models(board: Board) -> set[str]:
-    return {model for link in board.links.values() for model in link.models}
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)

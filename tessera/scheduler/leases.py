@@ -61,7 +61,7 @@ class Leases:
             await asyncio.sleep(min(1.0, self._lease_s / 10))
             now = time.monotonic()
             alive: list[MirroredJob] = []
-            for job in [job for job in self._board.mirror.jobs.values() if job.running]:
+            for job in list(self._board.mirror.running.values()):
                 key = job.key
                 link = self._board.links.get(job.worker or "")
                 if self._finisher.holds(key):

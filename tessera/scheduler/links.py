@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
-from tessera.policy import FreeWorker
 from tessera.ports import LiveEvent, WorkerStatus
 from tessera.runs import Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, WorkerPort
 
@@ -35,17 +35,24 @@ class WorkerLink:
         on_events: Callable[[Sequence[LiveEvent]], None],
         on_outcome: Callable[[str, Outcome], None],
         on_change: Callable[[], None],
+        node: str = "",
+        device: str = "",
     ) -> None:
         self.name = name
+        self.node = node
+        self.device = device
         self.models = frozenset(models)
         self.slots = slots
         self.online = False
         self.message = "not heard of yet"
+        self.offline_since: datetime | None = datetime.now(UTC)  # None while it is online
         self.instance = ""
         self.running: frozenset[RunKey] = frozenset()  # what the worker itself says
         self.assigned: set[RunKey] = set()  # what this scheduler has given it and not seen end
         self.heard_at = time.monotonic()  # of the last batch; before the first one, of the link's start
         self.listed = asyncio.Event()  # set while its list of runs is known and fresh
+        self.draining_until: datetime | None = None  # it gets no new run before; set by scheduler/drains.py
+        self.resident: tuple[str, ...] = ()  # the models that its engine has loaded, as it last said
         self._port = port
         self._on_events = on_events
         self._on_outcome = on_outcome
@@ -69,12 +76,15 @@ class WorkerLink:
         """Seconds since the worker was last heard of."""
         return time.monotonic() - self.heard_at
 
-    def free(self) -> FreeWorker:
-        """The worker for the policy; runs of an earlier leader that it still has take slots too."""
-        busy = len(self.assigned | self.running)
-        return FreeWorker(
-            name=self.name, models=self.models, free=max(0, self.slots - busy) if self.online else 0, slots=self.slots
-        )
+    @property
+    def busy(self) -> int:
+        """The slots that are taken; runs of an earlier leader that the worker still has take theirs too."""
+        return len(self.assigned | self.running)
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it is there and no operator drains it."""
+        return self.online and self.draining_until is None
 
     def status(self) -> WorkerStatus:
         """The worker for people."""
@@ -83,8 +93,13 @@ class WorkerLink:
             online=self.online,
             models=sorted(self.models),
             slots=self.slots,
-            running=len(self.assigned | self.running),
+            running=self.busy,
             message=self.message,
+            node=self.node,
+            device=self.device,
+            offline_since=self.offline_since,
+            draining_until=self.draining_until,
+            resident=self.resident,
         )
 
     async def begin(self, specs: Sequence[RunSpec]) -> list[tuple[RunSpec, StartAnswer]]:
@@ -92,6 +107,22 @@ class WorkerLink:
         answers = list(zip(specs, await self._port.start(specs), strict=True))
         self._seen_on.update({spec.key: self.instance for spec, answer in answers if answer is not StartAnswer.BUSY})
         return answers
+
+    async def adopt(self, spec: RunSpec) -> StartAnswer:
+        """Have the worker take up a run that a lost process of it had begun. Raises WorkerAway: then nobody knows."""
+        instance = self.instance
+        [answer] = await self._port.adopt([spec])
+        if answer in (StartAnswer.STARTED, StartAnswer.KNOWN):
+            self._seen_on[spec.key] = instance
+        return answer
+
+    async def ensure(self, model: str) -> None:
+        """Have the worker load a model. Raises WorkerAway, Busy or another EngineError."""
+        await self._port.ensure(model)
+
+    async def release(self, models: Sequence[str] | None = None) -> None:
+        """Have the worker unload models, None: all. Raises WorkerAway, Busy or another EngineError."""
+        await self._port.release(models)
 
     def died_with_its_process(self, key: RunKey) -> bool:
         """Whether a run was on a process of the worker that another one has replaced."""
@@ -125,6 +156,7 @@ class WorkerLink:
                     async for batch in self._port.watch():
                         limit.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
                         failures = 0
+                        self.resident = tuple(batch.resident)
                         await self._heard(batch.instance, batch.running)
                         if batch.events:
                             self._on_events(batch.events)
@@ -150,6 +182,7 @@ class WorkerLink:
             log.info("worker_online", worker=self.name, instance=instance[:8], running=len(running))
             self.instance = instance
             self.online = True
+            self.offline_since = None
             self.message = ""
             self.listed.set()
             self._on_change()
@@ -159,5 +192,6 @@ class WorkerLink:
         if self.online:
             log.warning("worker_offline", worker=self.name, why=why)
             self.online = False
+            self.offline_since = datetime.now(UTC)
             self.message = why
             self._on_change()

@@ -44,6 +44,8 @@ def ended_row(job: MirroredJob, outcome: Outcome, catalog: Catalog) -> Row:
         "attempt": outcome.attempt,
         "outcome": outcome.ending.value,
         "charged_mt": charge_mt(job, outcome, catalog),
+        # What a completed job gets back for files that are missing is our fault; what its text came short of is not.
+        "ours": outcome.ending is Ending.COMPLETED and outcome.asked is not None and len(outcome.files) < outcome.asked,
         "output": dict(outcome.output) if outcome.output is not None else None,
         "reason": "cancelled while running" if outcome.ending is Ending.CANCELLED else "",
         "artifacts": [

@@ -1,0 +1,318 @@
+"""The jobs that wait, in the order in which each tier serves its users: start-time fair queueing on cost.
+
+A lane is (tier, model). Each user of a lane has a deque of jobs; a heap of the lane's users holds one tag each, so the
+cost of finding who is next does not grow with the number of jobs. The tags are those of Goyal, Vin and Cheng,
+"Start-time Fair Queueing" (https://doi.org/10.1109/90.649569), with one term added: each service moves the virtual time
+on by cost / active users, or a stream of new accounts, each starting there, would starve everybody else.
+
+Pure: no clock, no I/O. Times are seconds since the epoch, costs millitokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from uuid import UUID
+
+from tessera.jobs import Kind, Tier
+
+_NOT_LISTED = -1
+_KEPT_TAGS = 1024
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class QueuedJob:
+    """What the policy knows of a job. The fields after ``deadline`` are the queue's own."""
+
+    id: UUID
+    user_id: UUID
+    tier: Tier
+    kind: Kind
+    model: str
+    cost_mt: int
+    queued_at: float
+    deadline: float | None = None
+    waiting: bool = False  # in the queue, and eligible but for its user's cap
+    order: int = 0  # rises along a user's deque: the difference to its head is how many of his own go first
+    skips: int = 0  # how often affinity has passed it over
+    skipped_since: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Backlog:
+    """One user's jobs in a lane. ``ticket`` names its valid entry of the lane's heap, with the tag ``key``."""
+
+    jobs: deque[QueuedJob] = field(default_factory=deque)
+    live: int = 0
+    cost_mt: int = 0
+    key: float = 0.0
+    ticket: int = _NOT_LISTED
+    next_order: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The jobs of one tier for one model."""
+
+    kind: Kind
+    users: dict[UUID, Backlog] = field(default_factory=dict)
+    heap: list[tuple[float, int, UUID]] = field(default_factory=list)
+    live: int = 0
+    cost_mt: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class TierQueue:
+    """One tier: its lanes, the virtual time, and the finish tag of every user who was served lately."""
+
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    virtual: float = 0.0
+    finish: dict[UUID, float] = field(default_factory=dict)
+    waiting_of: Counter[UUID] = field(default_factory=Counter)
+
+    def tag(self, user: UUID) -> float:
+        """Where a user starts who gets work now: nothing is banked, nothing is owed."""
+        return max(self.virtual, self.finish.get(user, 0.0))
+
+
+class Queue:
+    """All eligible jobs, and how many of each user run. Every change is one call; none looks at all jobs."""
+
+    def __init__(self) -> None:
+        self.tiers: dict[Tier, TierQueue] = {tier: TierQueue() for tier in Tier}
+        self.running: Counter[UUID] = Counter()
+        self.caps: dict[UUID, int] = {}
+        self.waiting: Counter[tuple[Tier, Kind]] = Counter()
+        self.overdue: list[QueuedJob] = []  # met at a head with its deadline over; whoever owns the queue takes them
+        self._tickets = count()
+        self._parked: dict[UUID, set[tuple[Tier, str]]] = {}
+
+    # ------------------------------------------------------------------ changes
+
+    def add(self, job: QueuedJob) -> None:
+        """A job becomes eligible. A retry is older than what waits behind it and so returns to its place."""
+        tier = self.tiers[job.tier]
+        lane = tier.lanes.get(job.model)
+        if lane is None:
+            lane = tier.lanes[job.model] = Lane(job.kind)
+        backlog = lane.users.get(job.user_id)
+        if backlog is None:
+            backlog = lane.users[job.user_id] = Backlog()
+        _insert(backlog, job)
+        self._count(tier, lane, backlog, job, 1)
+        job.waiting = True
+        if backlog.ticket == _NOT_LISTED and not self._is_parked(job):
+            self._list(tier, lane, job.user_id, backlog, tier.tag(job.user_id))
+
+    def discard(self, job: QueuedJob) -> None:
+        """The job is no longer eligible: cancelled, expired, delayed. No error when it is not in the queue."""
+        if not job.waiting:
+            return
+        tier = self.tiers[job.tier]
+        lane = tier.lanes[job.model]
+        backlog = lane.users[job.user_id]
+        job.waiting = False  # the deque drops it when it comes to the front
+        self._count(tier, lane, backlog, job, -1)
+        self._tidy(lane, job.user_id, backlog)
+
+    def take(self, job: QueuedJob, *, passing_over: Collection[QueuedJob] = (), now: float = 0.0) -> None:
+        """The job is served: its user pays in virtual time, and those passed over for it remember that."""
+        tier = self.tiers[job.tier]
+        lane = tier.lanes[job.model]
+        backlog = lane.users[job.user_id]
+        start = max(backlog.key, tier.finish.get(job.user_id, 0.0))
+        active = max(1, len(tier.waiting_of))
+        if backlog.jobs and backlog.jobs[0] is job:
+            backlog.jobs.popleft()
+        job.waiting = False
+        self._count(tier, lane, backlog, job, -1)
+        self.charge(job.tier, job.user_id, job.cost_mt, start=start, active=active)
+        self.running[job.user_id] += 1
+        if backlog.live:
+            self._list(tier, lane, job.user_id, backlog, tier.finish[job.user_id])
+        self._tidy(lane, job.user_id, backlog)
+        for other in passing_over:
+            other.skipped_since = now if other.skips == 0 else other.skipped_since
+            other.skips += 1
+
+    def charge(self, tier: Tier, user: UUID, cost_mt: int, *, start: float | None = None, active: int = 1) -> None:
+        """A user was served: move his finish tag and the tier's virtual time on."""
+        queue = self.tiers[tier]
+        begin = queue.tag(user) if start is None else start
+        queue.finish[user] = begin + cost_mt
+        queue.virtual = max(queue.virtual, begin) + cost_mt / active
+        if len(queue.finish) > _KEPT_TAGS + 2 * len(queue.waiting_of):
+            # A tag that the virtual time has passed says nothing any more, but where its user still waits.
+            queue.finish = {
+                user: tag for user, tag in queue.finish.items() if tag > queue.virtual or user in queue.waiting_of
+            }
+
+    def runs(self, user: UUID) -> None:
+        """A job of this user runs that the queue did not serve: found at a rebuild."""
+        self.running[user] += 1
+
+    def left(self, job: QueuedJob, *, unserved: bool = False) -> None:
+        """A job of this user does not run any more; ``unserved``: it did not get what its user had paid for."""
+        self.running[job.user_id] -= 1
+        if self.running[job.user_id] <= 0:
+            del self.running[job.user_id]
+        tier = self.tiers[job.tier]
+        if unserved and job.user_id in tier.finish:
+            tier.finish[job.user_id] = max(0.0, tier.finish[job.user_id] - job.cost_mt)
+        self._unpark(job.user_id)
+
+    def set_cap(self, user: UUID, max_running: int) -> None:
+        """How many jobs this user may run at once."""
+        before = self.caps.get(user)
+        self.caps[user] = max_running
+        if before is not None and max_running > before:
+            self._unpark(user)
+
+    def at_cap(self, user: UUID) -> bool:
+        """Whether the user runs as many jobs as he may."""
+        return self.running.get(user, 0) >= self.caps.get(user, 1)
+
+    # ------------------------------------------------------------------ looking
+
+    def head(self, tier: Tier, model: str, now: float) -> tuple[float, int, QueuedJob] | None:
+        """Who is next in a lane: (tag, ticket, job), to be compared with those of the tier's other lanes."""
+        queue = self.tiers[tier]
+        lane = queue.lanes.get(model)
+        return self._peek(queue, tier, model, lane, now) if lane is not None and lane.live else None
+
+    def heads(self, tier: Tier, models: Collection[str], limit: int, now: float) -> list[QueuedJob]:
+        """The first job of each of the first ``limit`` users in these lanes, in the order of their tags."""
+        queue = self.tiers[tier]
+        taken: list[tuple[Lane, tuple[float, int, UUID]]] = []
+        tops: list[tuple[float, int, str, QueuedJob]] = []
+        for model in models:
+            self._push_top(tops, queue, tier, model, now)
+        found: list[QueuedJob] = []
+        while tops and len(found) < limit:
+            _, _, model, job = heapq.heappop(tops)
+            found.append(job)
+            lane = queue.lanes[model]
+            taken.append((lane, heapq.heappop(lane.heap)))
+            self._push_top(tops, queue, tier, model, now)
+        for lane, entry in taken:
+            heapq.heappush(lane.heap, entry)
+        return found
+
+    def has_work(self, model: str) -> bool:
+        """Whether any tier has a job for this model, its user at the cap or not."""
+        return any(model in queue.lanes and queue.lanes[model].live for queue in self.tiers.values())
+
+    def lanes(self) -> Iterator[tuple[Tier, str, Lane]]:
+        """All lanes that have jobs."""
+        for tier, queue in self.tiers.items():
+            for model, lane in queue.lanes.items():
+                if lane.live:
+                    yield tier, model, lane
+
+    def __len__(self) -> int:
+        return sum(self.waiting.values())
+
+    # ------------------------------------------------------------------ inside
+
+    def _push_top(
+        self, tops: list[tuple[float, int, str, QueuedJob]], queue: TierQueue, tier: Tier, model: str, now: float
+    ) -> None:
+        lane = queue.lanes.get(model)
+        if lane is not None and lane.live:
+            top = self._peek(queue, tier, model, lane, now)
+            if top is not None:
+                heapq.heappush(tops, (top[0], top[1], model, top[2]))
+
+    def _peek(
+        self, queue: TierQueue, tier: Tier, model: str, lane: Lane, now: float
+    ) -> tuple[float, int, QueuedJob] | None:
+        heap = lane.heap
+        while heap:
+            key, ticket, user = heap[0]
+            backlog = lane.users.get(user)
+            if backlog is None or backlog.ticket != ticket:
+                heapq.heappop(heap)  # listed anew since, or gone
+                continue
+            if self.at_cap(user):
+                heapq.heappop(heap)
+                backlog.ticket = _NOT_LISTED
+                self._parked.setdefault(user, set()).add((tier, model))
+                continue
+            finish = queue.finish.get(user, 0.0)
+            if finish > key:  # served in another lane meanwhile
+                heapq.heapreplace(heap, (finish, ticket, user))
+                backlog.key = finish
+                continue
+            job = self._front(queue, lane, user, backlog, now)
+            if job is None:
+                continue
+            return key, ticket, job
+        return None
+
+    def _front(self, queue: TierQueue, lane: Lane, user: UUID, backlog: Backlog, now: float) -> QueuedJob | None:
+        jobs = backlog.jobs
+        while jobs:
+            job = jobs[0]
+            if not job.waiting:
+                jobs.popleft()
+            elif job.deadline is not None and job.deadline <= now:
+                jobs.popleft()
+                job.waiting = False
+                self._count(queue, lane, backlog, job, -1)
+                self.overdue.append(job)
+            else:
+                return job
+        self._tidy(lane, user, backlog)
+        return None
+
+    def _count(self, tier: TierQueue, lane: Lane, backlog: Backlog, job: QueuedJob, by: int) -> None:
+        backlog.live += by
+        backlog.cost_mt += by * job.cost_mt
+        lane.live += by
+        lane.cost_mt += by * job.cost_mt
+        self.waiting[job.tier, job.kind] += by
+        tier.waiting_of[job.user_id] += by
+        if by < 0 and tier.waiting_of[job.user_id] <= 0:
+            del tier.waiting_of[job.user_id]
+
+    def _list(self, tier: TierQueue, lane: Lane, user: UUID, backlog: Backlog, key: float) -> None:
+        backlog.key, backlog.ticket = key, next(self._tickets)
+        heapq.heappush(lane.heap, (key, backlog.ticket, user))
+        if len(lane.heap) > 64 + 4 * len(lane.users):  # stale entries of lanes that nobody looks at
+            lane.heap = [(b.key, b.ticket, u) for u, b in lane.users.items() if b.ticket != _NOT_LISTED]
+            heapq.heapify(lane.heap)
+
+    @staticmethod
+    def _tidy(lane: Lane, user: UUID, backlog: Backlog) -> None:
+        if backlog.live == 0:
+            lane.users.pop(user, None)
+            backlog.ticket = _NOT_LISTED
+        if lane.live == 0:
+            lane.heap.clear()
+
+    def _is_parked(self, job: QueuedJob) -> bool:
+        return (job.tier, job.model) in self._parked.get(job.user_id, ())
+
+    def _unpark(self, user: UUID) -> None:
+        for tier, model in self._parked.pop(user, ()):
+            queue = self.tiers[tier]
+            lane = queue.lanes[model]
+            backlog = lane.users.get(user)
+            if backlog is not None and backlog.ticket == _NOT_LISTED:
+                self._list(queue, lane, user, backlog, queue.tag(user))
+
+
+def _insert(backlog: Backlog, job: QueuedJob) -> None:
+    """Keep a user's jobs in the order of their age: nearly always at the end, a retry near the front."""
+    jobs = backlog.jobs
+    if not jobs or jobs[-1].queued_at <= job.queued_at:
+        job.order = backlog.next_order
+        backlog.next_order += 1
+        jobs.append(job)
+        return
+    place = next(n for n, other in enumerate(jobs) if other.queued_at > job.queued_at)
+    job.order = jobs[place].order - 1
+    jobs.insert(place, job)

@@ -1,0 +1,72 @@
+"""Carrying out the policy's swaps: unload what leaves, load what comes, and tell the policy what is really there.
+
+A load takes as long as it takes, beside the dispatch loop; its failure leaves the (worker, model) out for a while, and
+the jobs keep their places. What a worker says of its resident models is the truth: it is taken over when it changes.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from tessera.errors import Busy, EngineError
+from tessera.ids import new_id
+from tessera.policy import Load
+from tessera.runs import WorkerAway
+from tessera.scheduler.board import Board
+
+log = structlog.get_logger(__name__)
+
+
+class Residency:
+    """What is loaded where. One per term."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._told: dict[str, tuple[str, ...]] = {}  # worker → what it last said of its resident models
+
+    def sync(self, now: float) -> None:
+        """Take over what the workers say of their resident models, where it has changed."""
+        for link in self._board.links.values():
+            said = tuple(sorted(link.resident)) if link.online else ()
+            if self._told.get(link.name) == said or link.device not in self._board.policy.devices:
+                continue
+            self._told[link.name] = said
+            device = self._board.policy.devices[link.device]
+            for model in [m for m, each in device.resident.items() if each.worker == link.name and m not in said]:
+                device.resident.pop(model)
+            leaving = (device.loading.model, *device.loading.evict) if device.loading is not None else ()
+            for model in said:
+                if model not in leaving:
+                    self._board.policy.found_resident(link.device, link.name, model, now)
+
+    def start(self, load: Load) -> None:
+        """Carry out a load that the policy has decided on."""
+        self._board.spawn(self._load(load))
+
+    async def _load(self, load: Load) -> None:
+        board, swap, policy = self._board, load.swap, self._board.policy
+        link = board.links[swap.worker]
+        began = time.monotonic()
+        log.info("model_loading", model=swap.model, worker=swap.worker, evict=list(swap.evict))
+        try:
+            for other in board.links.values():
+                leaving = [model for model in swap.evict if model in other.models]
+                if other.device == link.device and leaving:
+                    await other.release(leaving)
+            await link.ensure(swap.model)
+        except (WorkerAway, EngineError) as error:
+            policy.load_failed(load.device)
+            self._told.pop(swap.worker, None)
+            for name in {other.name for other in board.links.values() if other.device == link.device}:
+                self._told.pop(name, None)
+            why = error.code if isinstance(error, EngineError) else "worker_lost"
+            log.warning("model_not_loaded", model=swap.model, worker=swap.worker, why=str(error) or why)
+            if not isinstance(error, Busy):
+                for _ in range(2):  # a load that failed leaves the pair out at once: no job has been lost by it
+                    board.failures.failed(swap.worker, swap.model, new_id(), why, time.time())
+        else:
+            policy.loaded(load.device, time.time(), time.monotonic() - began)
+            log.info("model_loaded", model=swap.model, worker=swap.worker, seconds=round(time.monotonic() - began, 2))
+        board.changed.set()
