@@ -26,7 +26,8 @@
         ├── Lost              lost              a new attempt
         ├── Stuck             stuck             cancel, grace, unhealthy
         ├── BadOutput         bad_output        a new attempt
-        └── StorageFull       storage_full      fail and refund
+        ├── StorageFull       storage_full      fail and refund
+        └── ContentWithheld   content_withheld  fail; refunded three times a day, then charged
 
 An error class's docstring is its default message: it says what happened, what was lost, and what to do next.
 """
@@ -221,4 +222,11 @@ class StorageFull(EngineError):
     """The result could not be stored: the artifact store is full or cannot be written. The tokens are returned."""
 
     code = "storage_full"
+    retryable = False
+
+
+class ContentWithheld(EngineError):
+    """The safety rules withheld the result. Its tokens are returned, three times a day; change the prompt."""
+
+    code = "content_withheld"
     retryable = False

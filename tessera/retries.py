@@ -15,8 +15,17 @@ MAX_WORKERS_KILLED: Final = 2
 
 # Failures that another attempt cannot mend.
 HOPELESS: Final = frozenset(
-    {"invalid_input", "unknown_model", "model_missing", "storage_full", "unsupported_media", "content_refused"}
+    {
+        "invalid_input",
+        "unknown_model",
+        "model_missing",
+        "storage_full",
+        "unsupported_media",
+        "content_refused",
+        "content_withheld",
+    }
 )
+# Of these, those that the input alone brings about. A withheld result is not among them: the model made it.
 USERS_OWN: Final = frozenset({"invalid_input", "unknown_model", "unsupported_media", "content_refused"})
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from tessera.catalog import catalog_of
+from tessera.errors import ContentWithheld
 from tessera.ids import new_id
+from tessera.jobs import Kind
+from tessera.ports import StoredFile
+from tessera.retries import Retry, decide
+from tessera.runs import Ending, Outcome
+from tessera.scheduler.outcomes import ended_row, failed_row
+from tests.integration.conftest import add_user
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 MIDNIGHT = timedelta(days=1)
@@ -22,7 +31,7 @@ class Case:
     """How a job of 1,000 mt ends, what it is charged, and the entries after its hold; a grant is of the day it ends."""
 
     why: str
-    ends: str  # the function: finish, end_waiting, request_cancel
+    ends: str  # the function: finish, end_waiting, request_cancel, or "cancel, then finish"
     row: dict[str, Any]
     state: str
     charged: int
@@ -88,6 +97,32 @@ CASES = [
         state="cancelled",
         charged=1000,
         entries=[("settlement", 0)],
+    ),
+    Case(
+        why="completed with a missing item",
+        ends="finish",
+        row={"outcome": "completed", "charged_mt": 500, "ours": True},
+        state="completed",
+        charged=500,
+        entries=[("settlement", -500)],
+        granted=True,
+    ),
+    Case(
+        why="withheld by the safety rules",
+        ends="finish",
+        row={"outcome": "failed", "error": {"code": "content_withheld"}, "reason": "content_withheld"},
+        state="failed",
+        charged=0,
+        entries=[("refund", -1000)],
+        granted=True,
+    ),
+    Case(
+        why="requeued, but its user has cancelled it meanwhile",
+        ends="cancel, then finish",
+        row={"outcome": "requeued", "error": {"code": "worker_lost"}, "reason": "worker_lost", "ours": True},
+        state="cancelled",
+        charged=0,
+        entries=[("refund", -1000)],
     ),
     Case(
         why="expired",
@@ -193,9 +228,11 @@ async def books(connection: asyncpg.Connection, user: UUID) -> Books:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
 async def test_a_job_is_settled_or_refunded_on_the_day_of_its_hold(books: Books, case: Case, next_day: bool) -> None:
     job = await books.admit()
-    attempt = await books.claim(job) if case.ends == "finish" else 0
+    attempt = await books.claim(job) if case.ends.endswith("finish") else 0
     books.now += MIDNIGHT if next_day else timedelta(seconds=9)
-    if case.ends == "finish":
+    if case.ends.startswith("cancel"):
+        await books.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, books.user, books.now)
+    if case.ends.endswith("finish"):
         assert await books.finish(job, attempt, **case.row) == case.state
     else:
         await books.end(job, case)
@@ -204,9 +241,9 @@ async def test_a_job_is_settled_or_refunded_on_the_day_of_its_hold(books: Books,
     expected: list[tuple[Any, ...]] = [("hold", 1000, NOON.date(), "image")]
     expected += [(entry, amount, NOON.date(), "image") for entry, amount in case.entries]
     if next_day and case.granted:
-        expected.append(("grant", -1000, books.now.date(), "account"))
+        expected.append(("grant", case.charged - 1000, books.now.date(), "account"))
     assert await books.ledger(job) == expected
-    assert await books.used() == (case.charged if not next_day else -1000 if case.granted else 0)
+    assert await books.used() == (case.charged if not next_day else case.charged - 1000 if case.granted else 0)
     await books.check()
 
 
@@ -319,3 +356,126 @@ async def test_a_job_has_each_entry_once(books: Books, entry: str) -> None:
     await books.connection.execute("SELECT book($1, $2)", [row], NOON)
     with pytest.raises(asyncpg.UniqueViolationError, match="token_ledger_once"):
         await books.connection.execute("SELECT book($1, $2)", [row], NOON)
+
+
+# ------------------------------------------------------------------ withheld results
+
+WITHHELD = {"code": "content_withheld", "message": "withheld", "retryable": False}
+
+
+async def withhold(books: Books, *, ours: bool = True) -> tuple[int, list[tuple[str, int]]]:
+    """A job of 1,000 mt whose result is withheld: its charge, and the ledger's entries after the hold."""
+    job = await books.admit()
+    attempt = await books.claim(job)
+    row = {"outcome": "failed", "error": WITHHELD, "reason": "content_withheld", "ours": ours}
+    assert await books.finish(job, attempt, **row) == "failed"
+    charged = await books.connection.fetchval("SELECT charged_mt FROM jobs WHERE id = $1", job)
+    return charged, [entry[:2] for entry in (await books.ledger(job))[1:]]
+
+
+async def test_a_withheld_result_is_refunded_three_times_a_day_and_charged_from_the_fourth(books: Books) -> None:
+    refunded, charged = (0, [("refund", -1000)]), (1000, [("settlement", 0)])
+    assert [await withhold(books) for _ in range(5)] == [refunded] * 3 + [charged] * 2
+    assert await books.used() == 2000
+    books.now += MIDNIGHT
+    assert [await withhold(books) for _ in range(4)] == [refunded] * 3 + [charged]
+    assert await books.used() == 1000
+    await books.check()
+
+
+async def test_withheld_results_of_one_commit_count_one_after_the_other(books: Books) -> None:
+    await books.connection.execute("UPDATE users SET max_running = 9 WHERE id = $1", books.user)
+    await withhold(books)
+    jobs = [await books.admit() for _ in range(4)]
+    rows = [
+        {"ord": n, "job_id": str(job), "attempt": await books.claim(job), "outcome": "failed", "error": WITHHELD}
+        for n, job in enumerate(jobs)
+    ]
+    rows[0] |= {"error": {"code": "stuck"}}  # another failure counts for nothing
+    await books.connection.fetch("SELECT * FROM finish($1, $2, $3)", EPOCH, rows, books.now)
+    charged = [await books.connection.fetchval("SELECT charged_mt FROM jobs WHERE id = $1", job) for job in jobs]
+    assert charged == [0, 0, 0, 1000]
+    await books.check()
+
+
+async def test_the_refunds_of_withheld_results_are_counted_for_each_user_apart(
+    books: Books, connection: asyncpg.Connection
+) -> None:
+    other = Books(connection, await add_user(connection))
+    await connection.execute(
+        "UPDATE user_state SET day = $2, tat = $3 WHERE user_id = $1", other.user, NOON.date(), NOON
+    )
+    assert [(await withhold(books))[0] for _ in range(4)] == [0, 0, 0, 1000]
+    assert (await withhold(other))[0] == 0
+
+
+async def test_a_withheld_result_that_is_charged_brings_no_grant_after_midnight(books: Books) -> None:
+    await books.connection.execute("UPDATE users SET max_running = 9 WHERE id = $1", books.user)
+    runs = [(job := await books.admit(), await books.claim(job)) for _ in range(4)]
+    books.now += MIDNIGHT
+    for job, attempt in runs:
+        await books.finish(job, attempt, outcome="failed", error=WITHHELD)
+    entries = [[entry[0] for entry in await books.ledger(job)] for job, _ in runs]
+    assert entries == [["hold", "refund", "grant"]] * 3 + [["hold", "settlement"]]
+    assert await books.used() == -3000
+    await books.check()
+
+
+# ------------------------------------------------------------------ from the worker's outcome to the ledger
+
+
+def files(count: int) -> list[StoredFile]:
+    return [StoredFile(sha256=f"{n:064x}", media_type="image/png", bytes=9) for n in range(count)]
+
+
+@pytest.mark.parametrize("next_day", [False, True], ids=["same day", "after midnight"])
+@pytest.mark.parametrize(
+    ("kind", "outcome", "charged", "granted"),
+    [
+        (Kind.IMAGE, {"ending": Ending.COMPLETED, "asked": 4, "files": files(4)}, 1000, 0),
+        (Kind.IMAGE, {"ending": Ending.COMPLETED, "asked": 4, "files": files(3)}, 750, 250),
+        (Kind.IMAGE, {"ending": Ending.COMPLETED, "asked": 3, "files": files(1)}, 333, 667),
+        (Kind.IMAGE, {"ending": Ending.COMPLETED, "files": files(1)}, 1000, 0),
+        (Kind.TEXT, {"ending": Ending.COMPLETED, "cost_units": 600}, 300, 0),
+        (Kind.TEXT, {"ending": Ending.COMPLETED, "cost_units": 10**6}, 1000, 0),
+        (Kind.IMAGE, {"ending": Ending.CANCELLED, "executed": 0.25}, 250, 0),
+        (Kind.IMAGE, {"ending": Ending.CANCELLED, "executed": 0.0}, 0, 0),
+        (Kind.IMAGE, {"ending": Ending.CANCELLED, "executed": 0.0, "asked": 4, "files": ()}, 0, 0),
+        (Kind.IMAGE, {"ending": Ending.CANCELLED, "executed": 7.0}, 1000, 0),
+    ],
+)
+async def test_an_outcome_is_charged_for_what_was_delivered(
+    books: Books, kind: Kind, outcome: dict[str, Any], charged: int, granted: int, next_day: bool
+) -> None:
+    model = {Kind.IMAGE: "preview-image", Kind.TEXT: "preview-text"}[kind]
+    job = await books.admit(kind=kind.value, model=model)
+    attempt = await books.claim(job)
+    books.now += MIDNIGHT if next_day else timedelta(seconds=9)
+    ended = Outcome(job_id=job, attempt=attempt, **outcome)
+    held: Any = SimpleNamespace(cost_mt=1000, kind=kind, model=model)  # what of a job decides its charge
+    row = ended_row(held, ended, catalog_of([model]))
+    if outcome["ending"] is Ending.CANCELLED:
+        await books.connection.fetchval("SELECT request_cancel($1, $2, $3)", job, books.user, books.now)
+    row.pop("job_id"), row.pop("attempt")
+    assert await books.finish(job, attempt, **row) == outcome["ending"].value
+    assert await books.connection.fetchval("SELECT charged_mt FROM jobs WHERE id = $1", job) == charged
+    entries = await books.ledger(job)
+    assert sum(entry[1] for entry in entries if entry[0] != "grant") == charged
+    grants = [entry[1:] for entry in entries if entry[0] == "grant"]
+    assert grants == ([(-granted, books.now.date(), "account")] if granted and next_day else [])
+    await books.check()
+
+
+async def test_an_engine_that_withholds_its_result_ends_the_job_at_once(books: Books) -> None:
+    error = ContentWithheld()
+    told = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    verdict = decide(error.code, failures=0)
+    assert not isinstance(verdict, Retry) and verdict.ours
+    job = await books.admit()
+    attempt = await books.claim(job)
+    row = failed_row((job, attempt), told, verdict, books.now)
+    row.pop("job_id"), row.pop("attempt")
+    assert await books.finish(job, attempt, **row) == "failed"
+    found = await books.connection.fetchrow("SELECT error, charged_mt FROM jobs WHERE id = $1", job)
+    assert (found["error"]["code"], found["error"]["retryable"], found["charged_mt"]) == ("content_withheld", False, 0)
+    assert (await books.ledger(job))[1] == ("refund", -1000, NOON.date(), "image")
