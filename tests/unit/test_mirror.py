@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tessera.jobs import Tier
-from tessera.policy import TIER_RANK, FreeWorker, plan
+from tessera.jobs import Kind, Tier
+from tessera.policy import FreeWorker, ModelFacts, Policy, Start
 from tessera.scheduler.mirror import Mirror, MirroredJob
 
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -42,6 +42,11 @@ class Stored:
     cancel_requested_at: datetime | None = None
 
 
+def new_mirror() -> Mirror:
+    policy = Policy(models={model: ModelFacts(kind=Kind.IMAGE) for model in MODELS}, devices=[("cpu", "pc2", 0)])
+    return Mirror(policy, {"w": "cpu"})
+
+
 class MirrorFollowsTheDatabase(RuleBasedStateMachine):
     """Users act on the database, the scheduler on both; the feed tells the mirror late, with the newest row."""
 
@@ -51,7 +56,7 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
         self.jobs: dict[UUID, Stored] = {}
         self.feed: list[tuple[int, UUID, str]] = []
         self.seq = 0
-        self.mirror = Mirror()
+        self.mirror = new_mirror()
 
     # ------------------------------------------------------------ the database
 
@@ -85,8 +90,12 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
         for seq, job_id, type in taken:
             row = self.row(self.jobs[job_id])
             self.mirror.apply(
-                {**row, "seq": seq, "job_id": job_id, "type": type, "job_attempt": row["attempt"]}, self.now
+                {**row, "seq": seq, "job_id": job_id, "type": type, "job_attempt": row["attempt"]}, self.at
             )
+
+    @property
+    def at(self) -> float:
+        return self.now.timestamp()
 
     def running(self, user: UUID) -> int:
         return sum(job.user_id == user and job.state == "running" for job in self.jobs.values())
@@ -147,9 +156,7 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
 
     @rule(free=st.integers(1, 5), model=st.sets(st.sampled_from(MODELS), min_size=1), between=st.integers(0, 2))
     def dispatch(self, free: int, model: set[str], between: int) -> None:
-        self.mirror.wake_due(self.now)
-        worker = FreeWorker(name="w", models=frozenset(model), free=free, slots=5)
-        chosen = [self.mirror.jobs[a.job_id] for a in plan(self.mirror.snapshot([worker]), self.now)]
+        chosen = self.choose(free, model)
         for copy in chosen:
             copy.claiming = True
         claimed = [copy for copy in chosen if self.claim(copy)]
@@ -159,17 +166,35 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
                 self.event(self.jobs[copy.id], "cancel_requested")
             self.read_feed()
         for copy in chosen:
-            copy.claiming = False
             stored = self.jobs[copy.id]
+            if self.mirror.jobs.get(copy.id) is not copy:
+                continue  # it ended, the feed says
             if copy in claimed:
-                assert stored.started_at is not None and stored.lease_expires_at is not None
-                self.mirror.set_running(copy, "w", stored.attempt, stored.started_at, stored.lease_expires_at)
-            elif self.mirror.jobs.get(copy.id) is copy and not copy.running:
-                # The dispatcher looks again how the job is now.
-                if stored.state == "queued":
-                    self.mirror.load(self.row(stored))
-                else:
-                    self.mirror.remove(copy.id)
+                self.mirror.claimed(copy, "w", stored.attempt, self.at)
+                continue
+            # The dispatcher looks again how the job is now.
+            self.mirror.not_claimed(copy, self.at)
+            if stored.state == "queued":
+                self.mirror.load(self.row(stored), self.at)
+            else:
+                self.mirror.remove(copy.id, self.at)
+
+    def choose(self, free: int, models: set[str]) -> list[MirroredJob]:
+        """What the policy serves with so many free slots, as the dispatcher asks it."""
+        self.mirror.wake_due(self.at)
+        chosen: list[MirroredJob] = []
+        while len(chosen) < free:
+            worker = FreeWorker(
+                name="w", device="cpu", models=frozenset(models), free=free - len(chosen), slots=max(5, free)
+            )
+            actions = self.mirror.policy.plan([worker], self.at)
+            if not actions:
+                break
+            for action in actions:
+                assert isinstance(action, Start)
+                self.mirror.policy.apply(action, self.at)
+                chosen.append(self.mirror.jobs[action.job.id])
+        return chosen
 
     def claim(self, copy: MirroredJob) -> bool:
         job = self.jobs[copy.id]
@@ -200,13 +225,14 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
         if copy is None or copy.key != (job.id, job.attempt) or not copy.running:
             return  # the feed was faster
         if job.state == "queued":
-            self.mirror.requeue(copy, job.not_before, counted=True)
+            ready_at = job.not_before.timestamp() if job.not_before is not None else None
+            self.mirror.requeue(copy, ready_at, self.at, counted=True)
         else:
-            self.mirror.remove(job.id)
+            self.mirror.remove(job.id, self.at)
 
     @rule()
     def expire(self) -> None:
-        expired = self.mirror.take_expired(self.now)
+        expired = self.mirror.take_expired(self.at)
         assert len({id(copy) for copy in expired}) == len(expired), "a job is told to have expired twice"
         for copy in expired:
             job = self.jobs[copy.id]
@@ -219,10 +245,11 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
     def rebuild(self) -> None:
         """A new term: everything from the database, and the feed from there on."""
         self.feed.clear()
-        self.mirror = Mirror(seq=self.seq)
+        self.mirror = new_mirror()
+        self.mirror.seq = self.seq
         for job in sorted(self.jobs.values(), key=lambda job: (job.queued_at, job.id)):
             if job.state in ("queued", "running"):
-                self.mirror.load(self.row(job))
+                self.mirror.load(self.row(job), self.at)
 
     @initialize()
     def begin(self) -> None:
@@ -231,52 +258,54 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
     # ------------------------------------------------------------ what must hold
 
     @rule(free=st.integers(1, 6), models=st.sets(st.sampled_from(MODELS), min_size=1))
-    def the_heads_are_those_of_the_naive_queue(self, free: int, models: set[str]) -> None:
+    def no_slot_stays_free_that_a_waiting_job_could_take(self, free: int, models: set[str]) -> None:
+        """And each user's jobs of a lane are served the oldest first, whatever was cancelled or retried between."""
         self.read_feed()
-        self.mirror.wake_due(self.now)
-        snapshot = self.mirror.snapshot([FreeWorker(name="w", models=frozenset(models), free=free, slots=6)])
-        expected: list[UUID] = []
-        for tier in Tier:
-            for model in models:
-                expected += self.naive_heads(tier, model, free)
-        found = sorted(snapshot.candidates, key=lambda candidate: candidate.order)
-        order = {
-            job_id: (TIER_RANK[self.jobs[job_id].tier], self.jobs[job_id].queued_at, job_id) for job_id in expected
-        }
-        assert [candidate.job_id for candidate in found] == sorted(expected, key=lambda job_id: order[job_id])
+        chosen = self.choose(free, models)
+        ids = [copy.id for copy in chosen]
+        expected = self.naive(models, free, ids)
+        for copy in reversed(chosen):
+            self.mirror.not_claimed(copy, self.at)
+            self.mirror.load(self.row(self.jobs[copy.id]), self.at)
+        assert len(ids) == expected
+        assert len(set(ids)) == len(ids)
 
-    def naive_heads(self, tier: Tier, model: str, wanted: int) -> list[UUID]:
-        taken: Counter[UUID] = Counter()
-        heads: list[UUID] = []
-        for job in sorted(self.jobs.values(), key=lambda job: (job.queued_at, job.id)):
+    def naive(self, models: set[str], free: int, served: list[UUID]) -> int:
+        """How many jobs can start; asserts that nobody's younger job is among ``served`` before an older one."""
+        waiting: dict[tuple[UUID, Tier, str], list[Stored]] = {}
+        for job in sorted(self.jobs.values(), key=lambda job: job.queued_at):
             due = job.not_before is None or job.not_before <= self.now
-            if job.state != "queued" or job.tier != tier or job.model != model or not due or len(heads) == wanted:
-                continue
-            if self.running(job.user_id) + taken[job.user_id] < USERS[job.user_id]:
-                taken[job.user_id] += 1
-                heads.append(job.id)
-        return heads
+            alive = job.deadline is None or job.deadline > self.now
+            if job.state == "queued" and job.model in models and due and alive:
+                waiting.setdefault((job.user_id, job.tier, job.model), []).append(job)
+        for jobs in waiting.values():
+            taken = [job for job in jobs if job.id in served]
+            assert [job.queued_at for job in taken] == [job.queued_at for job in jobs[: len(taken)]]
+        room = {user: cap - self.running(user) for user, cap in USERS.items()}
+        backlog = Counter({user: sum(len(jobs) for key, jobs in waiting.items() if key[0] == user) for user in USERS})
+        return min(free, sum(min(room[user], backlog[user]) for user in USERS))
 
     @rule()
     def the_counts_are_those_of_the_database(self) -> None:
         self.read_feed()
         live = {job.id for job in self.jobs.values() if job.state in ("queued", "running")}
         assert set(self.mirror.jobs) == live
-        assert self.mirror.running_by_user == {user: self.running(user) for user in USERS if self.running(user)}
+        assert self.mirror.policy.queue.running == {user: self.running(user) for user in USERS if self.running(user)}
+        assert set(self.mirror.running) == {job.id for job in self.jobs.values() if job.state == "running"}
+        waiting = Counter((job.tier, Kind.IMAGE) for job in self.jobs.values() if job.state == "queued")
+        overdue = Counter((copy.tier, copy.kind) for copy in self.mirror.policy.queue.overdue)
+        assert +(self.mirror.waiting() + overdue) == waiting or self.expired_waits()
         for copy in self.mirror.jobs.values():
             stored = self.jobs[copy.id]
             assert (copy.running, copy.attempt) == (stored.state == "running", stored.attempt)
             assert stored.state != "running" or copy.cancel_asked == (stored.cancel_requested_at is not None)
 
-    @rule()
-    def the_position_counts_who_starts_before(self) -> None:
-        self.read_feed()
-        waiting = [copy for copy in self.mirror.jobs.values() if not copy.running]
-        for tier_model in {(copy.tier, copy.model) for copy in waiting}:
-            lane = sorted(
-                (c for c in waiting if c.model == tier_model[1]), key=lambda c: (TIER_RANK[c.tier], c.queued_at, c.id)
-            )
-            assert [self.mirror.ahead_of(copy) for copy in lane] == list(range(len(lane)))
+    def expired_waits(self) -> bool:
+        """A job that expired in the mirror and whose end the database has not written yet is in neither count."""
+        return any(
+            job.state == "queued" and job.deadline is not None and job.deadline <= self.now
+            for job in self.jobs.values()
+        )
 
     @invariant()
     def nobody_runs_above_the_cap(self) -> None:
@@ -284,7 +313,7 @@ class MirrorFollowsTheDatabase(RuleBasedStateMachine):
 
     @invariant()
     def a_change_that_comes_by_time_is_never_slept_through(self) -> None:
-        times = [copy.ready_at for copy in self.mirror.jobs.values() if not copy.running and copy.ready_at is not None]
+        times = [copy.ready_at for copy in self.mirror.all() if not copy.running and copy.ready_at is not None]
         next_change = self.mirror.next_change()
         assert not times or (next_change is not None and next_change <= min(times))
 
