@@ -77,7 +77,7 @@ async def test_text_chunks_come_through(api: Api, client: Client) -> None:
 
 async def test_a_waiting_and_an_ended_job_are_explained(api: Api, client: Client) -> None:
     job = await client.submit("text", {"prompt": "hello"})
-    job_id = parse(Prefix.JOB, job.id)
+    job_id, until = parse(Prefix.JOB, job.id), datetime(2030, 1, 31, tzinfo=UTC)
     api.scheduler.known_explanations[job_id] = Explanation(
         job_id=job_id,
         state="queued",
@@ -99,7 +99,7 @@ async def test_a_waiting_and_an_ended_job_are_explained(api: Api, client: Client
     )
     waits = await client.explain(job.id)
     assert (waits.summary, waits.position, waits.ahead, waits.own_s) == ("Others come first.", 2, {"free": 1}, 1.5)
-    assert [(reason.code, reason.until) for reason in waits.reasons] == [("ahead", datetime(2030, 1, 31, tzinfo=UTC))]
+    assert [(reason.code, reason.until) for reason in waits.reasons] == [("ahead", until)]
     await client.cancel(job.id)
     ended = await client.explain(job.id)
     assert (ended.state, ended.is_final, ended.refunded_tokens) == ("cancelled", True, job.cost_tokens)

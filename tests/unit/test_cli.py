@@ -1,23 +1,15 @@
-"""The command line against a server on a real socket; where a person sits, in a pseudo-terminal."""
+"""The command line against a server on a real socket; what only a person sees is in test_cli_terminal.py."""
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import io
 import json
 import os
-import pty
 import re
-import select
-import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,44 +24,10 @@ from tessera.cli.output import TextFormat, render_text, slug
 from tessera.cli.preview import thumbnail
 from tessera.cli.progress import JobProgress, advance, describe, explained, remaining_s
 from tessera.cli.screen import Screen, clean, number, size, span, span_range, tokens
-from tessera.client import Client, Event, Explanation, WaitReason
-from tests.fakes.api_server import ANSWER, API_KEY, FakeApi, Knobs, Refusal, picture, reason
-
-
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    """A server in a thread of its own, the environment that leads to it, and an empty folder to work in."""
-    server = FakeApi()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
-    monkeypatch.setenv("TESSERA_URL", server.url)
-    monkeypatch.setenv("TESSERA_API_KEY", API_KEY)
-    monkeypatch.setenv("TESSERA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("TESSERA_DEBUG", raising=False)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    yield server
-    asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
+from tessera.client import Event, Explanation, WaitReason
+from tests.fakes.api_server import ANSWER, FakeApi, Knobs, Refusal, picture
 
 Run = Any
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; returns its exit code, stdout and stderr."""
-
-    def runner(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return runner
 
 
 def files_here() -> list[str]:
@@ -285,44 +243,6 @@ def test_a_waiting_job_leads_to_its_explanation(api: FakeApi, run: Run) -> None:
     assert "explain" not in run("jobs")[2] + run("job", job_id)[2]
 
 
-def test_a_job_is_explained_on_a_page_and_as_json(api: FakeApi, run: Run) -> None:
-    api.knobs = Knobs(hold=True)
-    job_id = run("generate", "image", "a fox", "--no-wait")[1].strip()
-    code, out, err = run("explain", job_id)
-    assert (code, err) == (0, "") and out.splitlines()[0] == "It is queued."
-    assert "1st of your own, 2nd in tier pro, 3rd overall" in out and "all its slots are taken" in out
-    assert f"'tessera job {job_id} --watch'" in out.splitlines()[-1]
-    assert all(line == line.rstrip() for line in out.splitlines())
-    shown = json.loads(run("explain", job_id, "--json")[1])
-    assert shown["reasons"][0]["code"] == "ahead" and shown["eta"] == {"low_s": 4, "high_s": 9}
-    assert run("explain", "job_unknown")[0] == 2
-    assert json.loads(run("explain", "job_unknown", "--json")[1])["error"]["code"] == "not_found"
-
-
-def test_an_explanation_is_watched_to_the_jobs_end(api: FakeApi, run: Run) -> None:
-    api.knobs = Knobs(step_s=0.5)
-    job_id = run("generate", "text", "Lisbon?", "--no-wait")[1].strip()
-    code, out, _ = run("explain", job_id, "--watch")
-    lines = out.splitlines()
-    assert code == 0 and lines[0] == "queued #3 It is queued."
-    assert "It is completed." in lines and lines[-1].startswith("Next: Fetch what it made")
-    assert json.loads(run("explain", job_id, "--watch", "--json")[1])["state"] == "completed"
-
-
-def test_watching_an_explanation_ends_quietly(api: FakeApi) -> None:
-    api.knobs = Knobs(hold=True)
-    job_id = asyncio.run(_submit(api))
-    terminal = Terminal("explain", job_id, "--watch")
-    terminal.until("Next: Nothing has to be done")
-    terminal.type("\x03")
-    assert terminal.end() == 0 and "Traceback" not in terminal.text and "\x1b[?25h" in terminal.raw
-
-
-async def _submit(api: FakeApi) -> str:
-    async with Client(api.url, API_KEY) as client:
-        return (await client.submit("image", {"prompt": "a fox"})).id
-
-
 def test_one_job_is_shown_whole(api: FakeApi, run: Run) -> None:
     run("generate", "image", "a fox", "--seed", "3", "--quiet")
     job_id = next(iter(api.jobs))
@@ -490,121 +410,6 @@ def test_completion_knows_commands() -> None:
     assert done.stdout.split() == ["image"]
 
 
-# In a terminal
-
-
-class Terminal:
-    """A command in a pseudo-terminal of its own, as a person has it."""
-
-    def __init__(self, *arguments: str, columns: int = 100) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        environ = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tessera.cli", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            env={**environ, "TERM": "xterm-256color"},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self.raw = ""
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw).replace("\r", "")
-
-    def until(self, wanted: str, timeout_s: float = 20) -> None:
-        end = time.monotonic() + timeout_s
-        while wanted not in self.text:
-            assert time.monotonic() < end, f"no {wanted!r} in {self.text!r}"
-            if not self._read():
-                assert wanted in self.text, f"ended without {wanted!r}: {self.text!r}"
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def end(self) -> int:
-        while self._read():
-            pass
-        os.close(self._master)
-        return self.process.wait(20)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], 20)[0]:
-            return False
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # Linux's way to say that the other side is closed
-            return False
-        self.raw += data.decode(errors="replace")
-        return bool(data)
-
-
-def test_a_person_sees_live_progress_and_a_clean_end(api: FakeApi) -> None:
-    api.knobs = Knobs(step_s=0.05)
-    terminal = Terminal("generate", "image", "a fox", "--size", "64")
-    terminal.until("queued · position")
-    terminal.until("painting")
-    terminal.until("▀▀▀")
-    terminal.until("0.75 tokens charged")
-    assert terminal.end() == 0
-    assert "\x1b[" in terminal.raw and "\x1b[?25h" in terminal.raw
-    assert files_here()[0].startswith("a-fox-01k")
-
-
-def test_text_appears_on_the_terminal_as_it_comes(api: FakeApi) -> None:
-    api.knobs = Knobs(step_s=0.05)
-    terminal = Terminal("generate", "text", "Lisbon?")
-    terminal.until("Lisbon has hills,")
-    assert "pastel" not in terminal.text
-    terminal.until("19 words")
-    assert terminal.end() == 0
-    assert ANSWER + "\n" in terminal.text
-
-
-def test_interrupted_and_told_to_cancel_returns_the_tokens(api: FakeApi) -> None:
-    api.knobs = Knobs(hold=True)
-    terminal = Terminal("generate", "image", "a fox")
-    terminal.until("queued")
-    terminal.type("\x03")
-    terminal.until("[y/N]")
-    terminal.type("y\n")
-    terminal.until("0.75 tokens returned")
-    assert terminal.end() == 130
-    assert next(iter(api.jobs.values())).state == "cancelled"
-
-
-@pytest.mark.parametrize("answer", ["n\n", "\n", "\x03"])
-def test_interrupted_and_not_cancelled_tells_how_to_take_it_up(api: FakeApi, answer: str) -> None:
-    api.knobs = Knobs(hold=True)
-    terminal = Terminal("generate", "image", "a fox")
-    terminal.until("queued")
-    terminal.type("\x03")
-    terminal.until("[y/N]")
-    time.sleep(0.3)  # nobody reads faster; a signal between the question and the read would find nobody waiting
-    terminal.type(answer)
-    job = next(iter(api.jobs.values()))
-    terminal.until(f"tessera job {job.id} --watch")
-    assert terminal.end() == 130 and job.state == "queued"
-
-
-def test_interrupted_without_a_person_the_job_goes_on(api: FakeApi) -> None:
-    api.knobs = Knobs(hold=True)
-    command = [sys.executable, "-m", "tessera.cli", "generate", "image", "a fox", "--json"]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None and process.stdout is not None
-        assert "queued" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        answer = json.loads(process.stdout.read())
-    job = next(iter(api.jobs.values()))
-    assert process.returncode == 130 and answer["error"]["job_id"] == job.id and job.state == "queued"
-
-
 # Pure
 
 
@@ -639,18 +444,6 @@ def test_progress_tells_why_a_job_waits_unless_it_is_simply_not_its_turn() -> No
     assert told("running", "queued", "running_cap") == "running", "it has started while it was asked"
     waiting = explained(JobProgress(phase="queued"), Explanation(id="j", state="queued", summary="A pause."))
     assert describe(advance(waiting, Event(id=2, type="started"), 1.0)) == "running"
-
-
-def test_a_job_that_waits_for_more_than_its_turn_says_why_while_it_is_followed(api: FakeApi) -> None:
-    api.knobs = Knobs(hold=True, explanation={"summary": "You run 1 of 1 jobs.", "reasons": [reason("running_cap")]})
-    terminal = Terminal("generate", "image", "a fox")
-    terminal.until("You run 1 of 1 jobs.")
-    terminal.type("\x03")
-    terminal.until("[y/N]")
-    terminal.type("y\n")
-    assert terminal.end() == 130
-    asked = [request for request in api.seen if request.path.endswith("/explain")]
-    assert len(asked) == 1, "at most every five seconds"
 
 
 def test_what_is_left_is_told_once_there_is_a_pace() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from tessera.cli.explain import WAITS, next_step, ordinal, page, place, words_of
 from tessera.client import Explanation
 from tessera.jobs import JobState
 from tessera.ports import WaitCode
+from tests.fakes.api_server import FakeApi, Knobs
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 WAITING: dict[str, Any] = {
@@ -148,3 +150,30 @@ def test_ordinals() -> None:
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111, 1003)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th", "1,003rd",
     ]  # fmt: skip
+
+
+# Against a server
+
+
+def test_a_job_is_explained_on_a_page_and_as_json(api: FakeApi, run: Any) -> None:
+    api.knobs = Knobs(hold=True)
+    job_id = run("generate", "image", "a fox", "--no-wait")[1].strip()
+    code, out, err = run("explain", job_id)
+    assert (code, err) == (0, "") and out.splitlines()[0] == "It is queued."
+    assert "1st of your own, 2nd in tier pro, 3rd overall" in out and "all its slots are taken" in out
+    assert f"'tessera job {job_id} --watch'" in out.splitlines()[-1]
+    assert all(line == line.rstrip() for line in out.splitlines())
+    shown = json.loads(run("explain", job_id, "--json")[1])
+    assert shown["reasons"][0]["code"] == "ahead" and shown["eta"] == {"low_s": 4, "high_s": 9}
+    assert run("explain", "job_unknown")[0] == 2
+    assert json.loads(run("explain", "job_unknown", "--json")[1])["error"]["code"] == "not_found"
+
+
+def test_an_explanation_is_watched_to_the_jobs_end(api: FakeApi, run: Any) -> None:
+    api.knobs = Knobs(step_s=0.5)
+    job_id = run("generate", "text", "Lisbon?", "--no-wait")[1].strip()
+    code, out, _ = run("explain", job_id, "--watch")
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "queued #3 It is queued."
+    assert "It is completed." in lines and lines[-1].startswith("Next: Fetch what it made")
+    assert json.loads(run("explain", job_id, "--watch", "--json")[1])["state"] == "completed"
