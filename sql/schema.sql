@@ -340,6 +340,16 @@ CREATE TABLE audit_log (
 );
 CREATE INDEX audit_log_subject ON audit_log (subject, created_at DESC);
 
+-- What takes no new jobs for a while, by an operator's will: a worker, or a node with all its workers.
+CREATE TABLE drains (
+    target     text PRIMARY KEY,
+    kind       text NOT NULL CONSTRAINT drains_kind_known CHECK (kind IN ('worker', 'node')),
+    until      timestamptz NOT NULL,
+    actor      text NOT NULL,
+    reason     text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- One scheduler leads. Becoming leader raises the epoch; every transaction of a scheduler first reads its own FOR SHARE.
 CREATE TABLE leader (
     singleton   boolean PRIMARY KEY DEFAULT true CONSTRAINT leader_one_row CHECK (singleton),
