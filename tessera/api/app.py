@@ -13,6 +13,7 @@ from tessera import __version__
 from tessera.api import (
     account,
     admin,
+    admin_workers,
     artifacts,
     docs,
     events,
@@ -47,7 +48,7 @@ _TAGS = [
     {"name": "uploads", "description": "What jobs start from."},
     {"name": "catalogue", "description": "What can be asked for, and what it costs."},
     {"name": "account", "description": "Who you are, what you used, your keys."},
-    {"name": "operator", "description": "Users, for a key of scope `admin`."},
+    {"name": "operator", "description": "Users and workers, for a key of scope `admin`."},
     {"name": "operations", "description": "Health and numbers."},
 ]
 
@@ -63,7 +64,9 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app = FastAPI(title="Tessera", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.api = api
     # The routes of submissions first: they are looked through in this order.
-    for module in (jobs, events, explanations, artifacts, uploads, models, plans, account, keys, admin, health, docs):
+    for module in (jobs, events, explanations, artifacts, uploads, models, plans, account, keys):
+        app.include_router(module.router)
+    for module in (admin, admin_workers, health, docs):
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(GatewayMiddleware, metrics=metrics, echo_request_id=echo_request_id)

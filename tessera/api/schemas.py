@@ -346,6 +346,51 @@ class NewUser(UserAnswer):
     api_key: str = Field(description="the user's first key: shown this once")
 
 
+class WorkerAnswer(_Answer):
+    """A worker as an operator sees one; from `running` on it is what the scheduler says, and missing without it."""
+
+    name: str
+    state: Literal["online", "offline", "unknown"]
+    node: str
+    device: str
+    engine: str
+    models: list[str]
+    slots: int
+    draining_until: datetime | None = Field(default=None, description="no new jobs before, by an operator's drain")
+    running: int | None = None
+    message: str | None = None
+    offline_since: datetime | None = None
+    circuit: Literal["closed", "open", "half_open"] | None = Field(
+        default=None, description="open: left out after failures; half_open: one job is tried"
+    )
+    circuit_until: datetime | None = None
+    excluded: dict[str, datetime] | None = Field(
+        default=None, description="models that failed here and are left out, each until when"
+    )
+    resident: list[str] | None = Field(default=None, description="models that are loaded")
+    loading: str | None = Field(default=None, description="the model that is being loaded")
+
+
+class DrainedWorker(_Answer):
+    name: str
+    draining_until: datetime | None
+
+
+class DrainAnswer(_Answer):
+    target: str
+    kind: Literal["worker", "node"]
+    until: datetime
+    reason: str
+    workers: list[DrainedWorker]
+
+
+class ResumeAnswer(_Answer):
+    target: str
+    kind: Literal["worker", "node"]
+    resumed: bool = Field(description="false: there was nothing to end")
+    workers: list[DrainedWorker]
+
+
 class ReadyWorker(_Answer):
     name: str
     online: bool
@@ -388,6 +433,10 @@ class KeyPage(_Page[Key]):
 
 
 class UserPage(_Page[UserAnswer]):
+    pass
+
+
+class WorkerPage(_Page[WorkerAnswer]):
     pass
 
 
@@ -499,6 +548,19 @@ USER_PLAN_BODY = _body(
         "properties": {"plan": {"type": "string"}},
     },
     {"pro": {"plan": "pro"}},
+)
+
+DRAIN_BODY = _body(
+    {
+        "type": "object",
+        "required": ["for_s"],
+        "additionalProperties": False,
+        "properties": {
+            "for_s": {"type": "number", "minimum": 1, "maximum": 2_592_000},
+            "reason": {"type": "string", "maxLength": 200},
+        },
+    },
+    {"two_hours": {"for_s": 7200, "reason": "games"}},
 )
 
 IDEMPOTENCY_KEY = {

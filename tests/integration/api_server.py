@@ -185,7 +185,7 @@ async def running(
             home=folder,
             database_url=database_url,
             artifacts_url=f"file://{folder}/artifacts",
-            cluster=ClusterConfig(nodes=(NodeConfig(name="pc2"),)),
+            cluster=settings.pop("cluster", ClusterConfig(nodes=(NodeConfig(name="pc2"),))),
             **settings,
         ),
         catalog=catalog_of([*MODELS, "noop"]),

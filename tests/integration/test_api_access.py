@@ -24,6 +24,9 @@ PROTECTED = [
     ("GET", "/v1/usage"),
     ("GET", "/v1/keys"),
     ("GET", "/v1/admin/users"),
+    ("GET", "/v1/admin/workers"),
+    ("POST", "/v1/admin/workers/pc2/drain"),
+    ("POST", "/v1/admin/workers/pc2/resume"),
 ]
 
 
