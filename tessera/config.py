@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, model_validator
 
 PLATFORM_FILE = "platform.json"
 CREDENTIALS_FILE = "credentials.toml"
@@ -55,9 +55,14 @@ class DeviceConfig(_Frozen):
 
 
 class NodeConfig(_Frozen):
-    """A machine of the cluster. Its name is also the Ray resource that ties a worker to it."""
+    """A machine of the cluster. Its name is also the Ray resource that ties a worker to it.
+
+    ``address``: its IP address on the LAN or VPN. With one for every node the cluster listens there and demands
+    certificates; without, Ray takes the address of this machine's default route.
+    """
 
     name: Name
+    address: IPvAnyAddress | None = None
     devices: tuple[DeviceConfig, ...] = ()
 
 

@@ -4,8 +4,9 @@ What this module sees to, and how (read in the installed source of Ray 2.60, and
 
 * **Loopback.** Ray replaces ``--node-ip-address=127.0.0.1`` by the LAN address, except where it believes that clusters
   are not supported (``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``): then the GCS, the raylet, the agents, all workers and
-  their metrics listen on 127.0.0.1. HAProxy's two own ports are put there by a wrapper around its binary. What is left
-  on all interfaces are the replicas' gRPC ports, which ask for a certificate (``tls.py``).
+  their metrics listen on 127.0.0.1. A cluster of several nodes names the addresses that it uses in cluster.toml.
+  HAProxy's two own ports are put on loopback by a wrapper around its binary. What is left on all interfaces are the
+  replicas' gRPC ports, which ask for a certificate (``tls.py``).
 * **A token** for every call and the dashboard, in a file of mode 0600; it is never an argument or a log line.
 * **Ports** are pinned, replaced when taken, recorded, and preferred again at the next start.
 * **Ending** goes to the recorded process, its descendants, and those whose environment carries our mark, never by
@@ -146,7 +147,7 @@ class RayHead:
         if processes.load_record(self.record_file) is None:
             return False
         found = self.recorded_ports()
-        return all(_answers(found.get(name, 0)) for name in ("gcs", "dashboard"))
+        return _answers(self._gcs_host(), found.get("gcs", 0)) and _answers(LOOPBACK, found.get("dashboard", 0))
 
     def stop(self) -> bool:
         """End everything of this head and verify it; False when nothing ran. Raises ``RayHeadError``."""
@@ -221,14 +222,15 @@ class RayHead:
             environment["TESSERA_CLUSTER"] = str(self.home / "run" / "cluster.toml")
         if self._loopback():
             environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-            if self.environ.get("RAY_USE_TLS", "1") != "0":
-                environment |= tls.ensure_certificates(self.root / "tls", [LOOPBACK], tls.now_utc()).environment()
+        addresses = self._addresses()
+        if addresses and self.environ.get("RAY_USE_TLS", "1") != "0":
+            environment |= tls.ensure_certificates(self.root / "tls", addresses, tls.now_utc()).environment()
         return environment
 
     def driver_environment(self) -> dict[str, str]:
         """The environment of a process that talks to the cluster: ours, or the one that RAY_ADDRESS names."""
         if self.external_address is None:
-            return self.environment() | {"RAY_ADDRESS": f"{LOOPBACK}:{self.recorded_ports()['gcs']}"}
+            return self.environment() | {"RAY_ADDRESS": f"{self._gcs_host()}:{self.recorded_ports()['gcs']}"}
         return {**self.environ, "TESSERA_HOME": str(self.home)}
 
     def token(self) -> str:
@@ -287,7 +289,7 @@ class RayHead:
         """
         environment = {
             **{name: value for name, value in self.environment().items() if name.startswith("RAY_")},
-            "RAY_ADDRESS": f"{LOOPBACK}:{chosen['gcs']}",
+            "RAY_ADDRESS": f"{self._gcs_host()}:{chosen['gcs']}",
             "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{chosen['dashboard']}",
         }
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
@@ -316,8 +318,8 @@ class RayHead:
             f"--ray-client-server-port={chosen['ray_client']}",
             f"--metrics-export-port={chosen['ray_metrics']}",
         ]
-        if self._loopback():
-            arguments.append(f"--node-ip-address={LOOPBACK}")
+        if self._addresses():
+            arguments.append(f"--node-ip-address={self._gcs_host()}")
         if _shared_memory_bytes() < OBJECT_STORE_BYTES * 1.2:
             # A container's /dev/shm is often 64 MiB; Ray's own fallback warns at each start.
             plasma = self.temp_dir / "plasma"
@@ -396,7 +398,7 @@ class RayHead:
     def _info(self, record: ProcessRecord, *, started: bool) -> RayInfo:
         found = self.recorded_ports()
         return RayInfo(
-            address=f"{LOOPBACK}:{found['gcs']}",
+            address=f"{self._gcs_host()}:{found['gcs']}",
             dashboard_url=f"http://{LOOPBACK}:{found['dashboard']}",
             token_path=self.token_file,
             temp_dir=self.temp_dir,
@@ -407,6 +409,19 @@ class RayHead:
 
     def _loopback(self) -> bool:
         return len(self.cluster.nodes) == 1
+
+    def _addresses(self) -> list[str]:
+        """Every address that the cluster's certificate must name, the head's own first among those of nodes; empty when
+        one of several nodes has none in cluster.toml: then nobody could join with it."""
+        if self._loopback():
+            return [LOOPBACK]
+        named = [str(node.address) for node in self.cluster.nodes if node.address is not None]
+        return [LOOPBACK, *named] if len(named) == len(self.cluster.nodes) else []
+
+    def _gcs_host(self) -> str:
+        """Where the GCS is reached from this machine."""
+        head = self.cluster.head.address
+        return str(head) if head is not None and self._addresses() and not self._loopback() else LOOPBACK
 
     def _is_ours(self, process: psutil.Process) -> bool:
         environment: dict[str, str] = process.environ()
@@ -465,8 +480,8 @@ def _haproxy_binary() -> str:
     return str(binary)
 
 
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=2.0):
+def _answers(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), timeout=2.0):
         return True
     return False
 
