@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, generate, inspection, jobs, platform, report
+from tessera.cli import account, generate, inspection, jobs, platform, report, workers
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -53,6 +53,7 @@ jobs.register(app, WORK)
 account.register(app, ACCOUNT)
 platform.register(app, PLATFORM)
 inspection.register(app, PLATFORM)
+workers.register(app, PLATFORM)
 report.register(app, PLATFORM)
 
 

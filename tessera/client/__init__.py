@@ -12,6 +12,8 @@ from tessera.client.events import Interruption, TextSoFar
 from tessera.client.models import (
     ApiKey,
     Artifact,
+    Drain,
+    DrainedWorker,
     Eta,
     Event,
     Explanation,
@@ -28,6 +30,7 @@ from tessera.client.models import (
     UsageDay,
     User,
     WaitReason,
+    Worker,
     WorkerView,
 )
 from tessera.client.transport import RetryPolicy, Wait
@@ -41,6 +44,8 @@ __all__ = [
     "ClientError",
     "ConnectionFailed",
     "Credentials",
+    "Drain",
+    "DrainedWorker",
     "Eta",
     "Event",
     "Explanation",
@@ -61,6 +66,7 @@ __all__ = [
     "User",
     "Wait",
     "WaitReason",
+    "Worker",
     "WorkerView",
     "find_credentials",
     "load_credentials",

@@ -21,6 +21,7 @@ from tessera.client.models import (
     Answer,
     ApiKey,
     Artifact,
+    Drain,
     Event,
     Explanation,
     Job,
@@ -31,6 +32,7 @@ from tessera.client.models import (
     Upload,
     Usage,
     User,
+    Worker,
 )
 from tessera.client.transport import NeverConnected, RetryPolicy, Transport, Wait, describe, retry_delay_s
 
@@ -309,6 +311,21 @@ class Client:
         return await self._transport.call(
             "PATCH", f"/v1/admin/users/{_part(user_id)}", User, json={"plan": plan}, repeatable=True
         )
+
+    async def workers(self) -> tuple[Worker, ...]:
+        """The workers, with their drains. Needs the scope admin."""
+        return await self._all("/v1/admin/workers", Worker)
+
+    async def drain(self, target: str, for_s: float, reason: str = "") -> Drain:
+        """No new jobs for a worker, or all workers of a node, for so long. Needs the scope admin. Safe to repeat."""
+        body = {"for_s": for_s, "reason": reason}
+        return await self._transport.call(
+            "POST", f"/v1/admin/workers/{_part(target)}/drain", Drain, json=body, repeatable=True
+        )
+
+    async def resume(self, target: str) -> Drain:
+        """End a drain before its time. Needs the scope admin. Safe to repeat."""
+        return await self._transport.call("POST", f"/v1/admin/workers/{_part(target)}/resume", Drain, repeatable=True)
 
     async def _all(self, path: str, item: type[ItemT]) -> tuple[ItemT, ...]:
         found: list[ItemT] = []

@@ -309,6 +309,44 @@ class User(Answer):
     created_at: datetime | None = None
 
 
+class Worker(Answer):
+    """A worker, as an operator sees one. ``state``: online, offline, unknown. None: the scheduler does not say."""
+
+    name: str
+    state: str = ""
+    node: str = ""
+    device: str = ""
+    models: tuple[str, ...] = ()
+    slots: int = 0
+    running: int | None = None
+    message: str | None = None
+    offline_since: datetime | None = None
+    draining_until: datetime | None = None
+    circuit: str | None = None
+    circuit_until: datetime | None = None
+    excluded: dict[str, datetime] | None = None
+    resident: tuple[str, ...] | None = None
+    loading: str | None = None
+
+
+class DrainedWorker(Answer):
+    """A worker that an order was about, and until when it takes no new jobs, None: it takes them."""
+
+    name: str
+    draining_until: datetime | None = None
+
+
+class Drain(Answer):
+    """A drain of a worker or a node as it stands. ``resumed`` only of its end: whether there was one to end."""
+
+    target: str
+    kind: str = ""
+    until: datetime | None = None
+    reason: str = ""
+    resumed: bool | None = None
+    workers: tuple[DrainedWorker, ...] = ()
+
+
 Item = TypeVar("Item")
 
 

@@ -18,6 +18,7 @@ import wave
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from aiohttp import web
@@ -84,6 +85,8 @@ class FakeApi:
         self.by_key: dict[str, FakeJob] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.keys: list[dict[str, Any]] = []
+        self.workers: list[dict[str, Any]] = [worker("text", "pc2"), worker("comfyui", "pc1"), worker("whisper", "pc1")]
+        self.drains: dict[str, str] = {}  # worker or node → its end
         self.users: list[dict[str, Any]] = [user(1, "operator", "pro", is_admin=True)]
         self.streams = 0
         self._port = port
@@ -110,6 +113,8 @@ class FakeApi:
                 web.post("/v1/admin/users", self._user_create),
                 web.get("/v1/admin/users", self._user_list),
                 web.patch("/v1/admin/users/{id}", self._user_plan),
+                web.get("/v1/admin/workers", self._worker_list),
+                web.post("/v1/admin/workers/{target}/{act:drain|resume}", self._drain),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -465,6 +470,34 @@ class FakeApi:
             raise web.HTTPNotFound
         return web.Response(status=204)
 
+    def _end_of_drain(self, worker: dict[str, Any]) -> str | None:
+        return max(
+            (self.drains[name] for name in (worker["name"], worker["node"]) if name in self.drains), default=None
+        )
+
+    async def _worker_list(self, _: web.Request) -> web.StreamResponse:
+        ends = [(each, self._end_of_drain(each)) for each in self.workers]
+        data = [{**each, "draining_until": end} if end is not None else each for each, end in ends]
+        return web.json_response({"data": data, "next_cursor": None})
+
+    async def _drain(self, request: web.Request) -> web.StreamResponse:
+        target, act = request.match_info["target"], request.match_info["act"]
+        of = [each for each in self.workers if target in (each["name"], each["node"])]
+        if not of:
+            detail = f"There is no worker or node '{target}', and nothing was changed. Workers: text. Nodes: pc2."
+            return problem(404, "not_found", detail)
+        kind = "worker" if of[0]["name"] == target else "node"
+        shown: dict[str, Any] = {"target": target, "kind": kind}
+        if act == "drain":
+            body = await request.json()
+            end = datetime.now(UTC) + timedelta(seconds=body["for_s"])
+            self.drains[target] = end.isoformat()
+            shown |= {"until": end.isoformat(), "reason": body["reason"]}
+        else:
+            shown["resumed"] = self.drains.pop(target, None) is not None
+        workers = [{"name": each["name"], "draining_until": self._end_of_drain(each)} for each in of]
+        return web.json_response({**shown, "workers": workers})
+
     async def _user_create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         made = user(len(self.users) + 1, body["name"], body["plan"])
@@ -503,6 +536,19 @@ def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | No
         content_type="application/problem+json",
         headers=headers,
     )
+
+
+def worker(name: str, node: str, **more: Any) -> dict[str, Any]:
+    shown = {
+        "name": name,
+        "state": "online",
+        "node": node,
+        "device": f"{node}-gpu",
+        "engine": "noop",
+        "models": ["noop"],
+    }
+    said = {"running": 0, "message": "", "circuit": "closed", "excluded": {}, "resident": []}
+    return {**shown, "slots": 2, **said, **more}
 
 
 def user(number: int, name: str, plan: str, *, is_admin: bool = False) -> dict[str, Any]:
