@@ -64,6 +64,12 @@ SELECT j.id, 1, CASE WHEN j.i % 3 = 0 THEN 'preview-b' ELSE 'preview-a' END, j.s
        CASE j.state WHEN 'failed' THEN '{"code": "stuck"}'::jsonb END
 FROM demo_jobs j WHERE j.started_at IS NOT NULL;
 
+-- No bytes come with the sample: its files are past their retention.
+INSERT INTO artifacts (id, job_id, user_id, index, sha256, media_type, bytes, created_at, deleted_at)
+SELECT gen_random_uuid(), j.id, j.user_id, 0, encode(sha256(convert_to(j.id::text, 'UTF8')), 'hex'), 'application/octet-stream', 1,
+       j.ended_at, j.ended_at
+FROM demo_jobs j WHERE j.state = 'completed' AND j.kind <> 'text';
+
 INSERT INTO token_ledger (user_id, day, kind, entry, amount_mt, job_id, reason, created_at)
 SELECT j.user_id, utc_day(j.created_at), j.kind, e.entry, e.amount_mt, j.id, e.reason, e.at
 FROM demo_jobs j CROSS JOIN LATERAL (

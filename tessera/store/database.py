@@ -85,7 +85,7 @@ async def set_codecs(connection: Any) -> None:
         )
 
 
-async def connect(dsn: str, *, name: str) -> asyncpg.Connection:
+async def connect(dsn: str, *, name: str, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> asyncpg.Connection:
     """A connection of one's own, for a hot path or for LISTEN. ``name`` shows in pg_stat_activity.
 
     Raises Unavailable.
@@ -94,10 +94,10 @@ async def connect(dsn: str, *, name: str) -> asyncpg.Connection:
         connection = await asyncpg.connect(
             dsn,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_MS / 1000,
+            command_timeout=statement_timeout_ms / 1000,
             server_settings={
                 "application_name": name,
-                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "statement_timeout": str(statement_timeout_ms),
                 "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
                 "jit": "off",
             },
