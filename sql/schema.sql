@@ -350,6 +350,15 @@ CREATE TABLE drains (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Kinds of which no job is started, by an operator's will. Submissions are taken; jobs that run go on.
+CREATE TABLE queue_pauses (
+    kind       text PRIMARY KEY CONSTRAINT queue_pauses_kind_known
+                   CHECK (kind IN ('image', 'video', 'text', 'transcription', 'speech', 'music')),
+    message    text NOT NULL DEFAULT '', -- for the people who wait
+    actor      text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- One scheduler leads. Becoming leader raises the epoch; every transaction of a scheduler first reads its own FOR SHARE.
 CREATE TABLE leader (
     singleton   boolean PRIMARY KEY DEFAULT true CONSTRAINT leader_one_row CHECK (singleton),

@@ -13,6 +13,7 @@ from tessera import __version__
 from tessera.api import (
     account,
     admin,
+    admin_queue,
     admin_workers,
     artifacts,
     docs,
@@ -66,7 +67,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     # The routes of submissions first: they are looked through in this order.
     for module in (jobs, events, explanations, artifacts, uploads, models, plans, account, keys):
         app.include_router(module.router)
-    for module in (admin, admin_workers, health, docs):
+    for module in (admin, admin_workers, admin_queue, health, docs):
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(GatewayMiddleware, metrics=metrics, echo_request_id=echo_request_id)

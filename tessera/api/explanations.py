@@ -194,6 +194,10 @@ def _certain_reasons(row: Row, *, away: bool) -> list[WaitReason]:
     if later is not None:
         message = f"Its last run failed; the next try comes at {_at(later)}, in its old place."
         reasons.append(WaitReason(code=WaitCode.BACKOFF, message=message, until=later))
+    if row["paused"]:
+        why = f": {row['pause_message']}" if row["pause_message"] else "."
+        message = f"An operator has paused jobs of kind {row['kind']}{why}"
+        reasons.append(WaitReason(code=WaitCode.PAUSED, message=message, data={"kind": row["kind"]}))
     if row["running_of_user"] >= row["max_running"]:
         message = f"You run {row['running_of_user']} of {row['max_running']} jobs that your plan allows at once."
         data = {"running": row["running_of_user"], "max_running": row["max_running"]}

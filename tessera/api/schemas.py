@@ -391,6 +391,18 @@ class ResumeAnswer(_Answer):
     workers: list[DrainedWorker]
 
 
+class PauseAnswer(_Answer):
+    kind: Kind
+    message: str = Field(description="for the people who wait")
+    actor: str = Field(description="the operator who paused it", examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
+    since: datetime
+
+
+class UnpauseAnswer(_Answer):
+    kind: Kind
+    resumed: bool = Field(description="false: it was not paused")
+
+
 class ReadyWorker(_Answer):
     name: str
     online: bool
@@ -437,6 +449,10 @@ class UserPage(_Page[UserAnswer]):
 
 
 class WorkerPage(_Page[WorkerAnswer]):
+    pass
+
+
+class PausePage(_Page[PauseAnswer]):
     pass
 
 
@@ -561,6 +577,15 @@ DRAIN_BODY = _body(
         },
     },
     {"two_hours": {"for_s": 7200, "reason": "games"}},
+)
+
+PAUSE_BODY = _body(
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"message": {"type": "string", "maxLength": 200, "default": ""}},
+    },
+    {"cooling": {"message": "The fan is being replaced; pictures go on at about 15:00 UTC."}},
 )
 
 IDEMPOTENCY_KEY = {

@@ -161,15 +161,17 @@ async def test_a_job_that_the_scheduler_has_not_read_yet_says_so(api: Api) -> No
 
 async def test_a_retry_tells_its_attempt_its_failures_and_the_last_error(api: Api) -> None:
     job = await api.submit()
+    first = {"code": "worker_lost", "message": "The worker went away.", "retryable": True}
+    await api.finish(job["id"], await api.claim(job["id"]), "requeued", error=first, failed=True)
     attempt = await api.claim(job["id"])
     again = datetime.now(UTC) + timedelta(minutes=1)
     error = {"code": "out_of_memory", "message": "Too large.", "retryable": True}
     await api.finish(job["id"], attempt, "requeued", error=error, retry_at=again.isoformat(), failed=True)
     api.scheduler.down = True
     shown = await explain(api, job)
-    assert (shown["state"], shown["attempt"], shown["failures"]) == ("queued", 1, 1)
+    assert (shown["state"], shown["attempt"], shown["failures"]) == ("queued", 2, 2)
     failure = shown["last_failure"]
-    assert (failure["attempt"], failure["worker"], failure["code"]) == (1, "w1", "out_of_memory")
+    assert (failure["attempt"], failure["worker"], failure["code"]) == (2, "w1", "out_of_memory")
     assert failure["message"] == "Too large."
     assert [reason["code"] for reason in shown["reasons"]] == ["scheduler_restarting", "backoff"]
     assert datetime.fromisoformat(shown["reasons"][1]["until"]) == again
