@@ -305,8 +305,8 @@ BEGIN
     END IF;
 END $$;
 
--- Claim queued jobs for workers: [{job_id, worker, ord}]. What cannot be claimed any more (cancelled, expired, not due,
--- its user at the running cap) is left out of the answer.
+-- Claim queued jobs for workers: [{job_id, attempt, worker, ord}]. What cannot be claimed any more (cancelled, expired, not
+-- due, its user at the running cap, run since by another attempt) is left out of the answer.
 CREATE OR REPLACE FUNCTION claim(p_epoch bigint, p_claims jsonb, p_lease_s double precision, p_now timestamptz DEFAULT NULL)
 RETURNS TABLE (job_id uuid, attempt integer, worker text, kind text, model text, input jsonb, request_id text,
                cost_mt bigint, user_id uuid)
@@ -328,8 +328,8 @@ BEGIN
     WITH asked AS (
         SELECT x.job_id, x.worker, x.ord,
                row_number() OVER (PARTITION BY j.user_id ORDER BY x.ord) AS nth, s.running, l.max_running
-        FROM jsonb_to_recordset(p_claims) AS x(job_id uuid, worker text, ord integer)
-        JOIN jobs j ON j.id = x.job_id
+        FROM jsonb_to_recordset(p_claims) AS x(job_id uuid, attempt integer, worker text, ord integer)
+        JOIN jobs j ON j.id = x.job_id AND j.attempt = coalesce(x.attempt, j.attempt)
         JOIN user_state s ON s.user_id = j.user_id
         JOIN user_limits l ON l.user_id = j.user_id
         WHERE j.state = 'queued' AND j.cancel_requested_at IS NULL

@@ -175,13 +175,24 @@ class SchedulerActor:
         online = Gauge("tessera_worker_online", "1 while the worker is heard of.", ("worker",))
         running = Gauge("tessera_worker_running", "Runs on the worker.", ("worker",))
         ended = Counter("tessera_runs_ended", "Runs that ended, by what became of the job.", ("outcome",))
+        behind = Gauge(
+            "tessera_tier_behind_seconds", "Device-seconds a tier with work is behind its share.", ("device", "tier")
+        )
+        resident = Gauge("tessera_resident_mib", "Memory of the models that are loaded or being loaded.", ("device",))
+        done = Gauge("tessera_maintenance_total", "What a maintenance task has done in this process.", ("task",))
+        failed = Gauge("tessera_maintenance_failures", "How often a maintenance task failed.", ("task",))
         counted: dict[str, int] = {}
+        trailing: set[tuple[str, str]] = set()
         shown: set[tuple[str, str]] = set()
         while True:
             await asyncio.sleep(METRICS_EVERY_S)
             if self._dispatcher is None:
                 continue
-            now = insight.statistics(self._dispatcher.board, leading=self._dispatcher.leading)
+            now = insight.statistics(
+                self._dispatcher.board,
+                leading=self._dispatcher.leading,
+                maintenance=self._dispatcher.maintenance.counts(),
+            )
             for tier, kind in shown | now.waiting.keys():
                 waiting.set(now.waiting.get((tier, kind), 0), {"tier": tier, "kind": kind})
             shown |= now.waiting.keys()
@@ -190,6 +201,14 @@ class SchedulerActor:
             for worker in now.workers:
                 online.set(int(worker.online), {"worker": worker.name})
                 running.set(worker.running, {"worker": worker.name})
+            for device, tier in trailing | now.behind_s.keys():
+                behind.set(now.behind_s.get((device, tier), 0.0), {"device": device, "tier": tier})
+            trailing |= now.behind_s.keys()
+            for device, mib in now.resident_mib.items():
+                resident.set(mib, {"device": device})
+            for task, tally in now.maintenance.items():
+                done.set(tally["total"], {"task": task})
+                failed.set(tally["failures"], {"task": task})
             for outcome, total in now.ended.items():
                 if total > counted.get(outcome, 0):
                     ended.inc(total - counted.get(outcome, 0), {"outcome": outcome})

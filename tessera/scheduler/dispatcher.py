@@ -222,7 +222,10 @@ class Dispatcher:
         if not chosen:
             return False
         jobs = [job for job, _ in chosen]
-        claims = [{"job_id": str(job.id), "worker": worker, "ord": n} for n, (job, worker) in enumerate(chosen)]
+        claims = [
+            {"job_id": str(job.id), "attempt": job.attempt, "worker": worker, "ord": n}
+            for n, (job, worker) in enumerate(chosen)
+        ]
         query = self._queries["claim_batch"]
         try:
             async with lock:

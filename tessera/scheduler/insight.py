@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from tessera.policy.places import Standing
@@ -19,7 +20,9 @@ from tessera.scheduler.mirror import MirroredJob
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
     """What the scheduler counts. ``waiting`` by (tier, kind); ``ended`` by final state, late outcomes and retries too,
-    since this process began; ``oldest_s`` the age of the oldest waiting job; ``passes`` by (device, tier)."""
+    since this process began; ``oldest_s`` the age of the oldest waiting job; ``behind_s`` by (device, tier): how many
+    device-seconds a tier with work is behind the one that was served the most for its share.
+    """
 
     leading: bool
     waiting: Mapping[tuple[str, str], int]
@@ -27,6 +30,9 @@ class Statistics:
     ended: Mapping[str, int]
     terms: int
     workers: Sequence[WorkerStatus]
+    behind_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    resident_mib: Mapping[str, int] = field(default_factory=dict)
+    maintenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def workers(board: Board) -> list[WorkerStatus]:
@@ -122,7 +128,9 @@ def _ends(board: Board, worker: str) -> list[float]:
     ]
 
 
-def statistics(board: Board, *, leading: bool) -> Statistics:
+def statistics(
+    board: Board, *, leading: bool, maintenance: Mapping[str, Mapping[str, Any]] | None = None
+) -> Statistics:
     """Numbers for the metrics: cheap however many jobs wait, for they are read every few seconds."""
     waiting: Counter[tuple[str, str]] = Counter()
     for (tier, kind), count in board.mirror.waiting().items():
@@ -135,6 +143,14 @@ def statistics(board: Board, *, leading: bool) -> Statistics:
         ended=dict(board.ended),
         terms=board.terms,
         workers=workers(board),
+        behind_s={
+            (device.name, tier.value): (max(device.passes[t] for t in device.active) - device.passes[tier])
+            * board.rules.shares[tier]
+            for device in board.policy.devices.values()
+            for tier in device.active
+        },
+        resident_mib={device.name: device.taken_mib for device in board.policy.devices.values()},
+        maintenance=maintenance or {},
     )
 
 
