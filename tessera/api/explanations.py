@@ -63,9 +63,10 @@ async def explain(request: Request, job_id: str, caller: Reader) -> Response:
     if row["state"] in (JobState.QUEUED, JobState.RUNNING):
         explanation, away = await _ask(services.scheduler, identifier)
         if explanation is not None and explanation.state != row["state"]:
-            # It moved on between the two questions: Postgres is asked once more, and what does not fit is left out.
+            # It moved on between the two questions. Where Postgres still says otherwise, Postgres is right; a job that
+            # the scheduler calls running and Postgres queued is being started, and then the scheduler knows more.
             row = await services.db.row("explain_job", id=identifier, user_id=caller.user_id) or row
-            if explanation.state != row["state"]:
+            if row["state"] != explanation.state and row["state"] != JobState.QUEUED:
                 explanation = None
     return answer(explained(row, explanation, away=away, operator="admin" in caller.scopes))
 

@@ -226,6 +226,14 @@ async def test_what_the_scheduler_says_of_another_state_is_left_out(api: Api) ->
     assert "position" not in shown and shown["summary"].startswith("It runs on w1")
 
 
+async def test_a_job_that_is_being_started_waits_for_nothing_any_more(api: Api) -> None:
+    job = await api.submit()
+    known(api, job, state="running", summary="It is being started at this moment.", position=0, reasons=[])
+    shown = await explain(api, job)
+    assert (shown["state"], shown["reasons"]) == ("queued", [])
+    assert shown["summary"] == "It is being started at this moment."
+
+
 async def test_a_user_sees_of_workers_and_of_others_no_more_than_counts(api: Api) -> None:
     job = await api.submit()
     data = {"jobs_ahead": 3, "model": "preview-text", "user": "ada", "users": ["ada"], "blocking": new_id()}
