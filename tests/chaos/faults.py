@@ -41,7 +41,10 @@ Inject = Callable[[Scene], Awaitable[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """``inject`` answers what exactly was hit. ``bound_s``: within it everything must be normal again."""
+    """``inject`` answers what exactly was hit. ``bound_s``: within it everything must be normal again.
+
+    ``probe``: the job that shows it, 'text' which does nothing or 'speech' which makes a file.
+    """
 
     name: str
     title: str
@@ -50,6 +53,7 @@ class Fault:
     network: bool = False
     root: bool = False
     bound_s: float = 180.0
+    probe: str = "text"
 
 
 def _one(scene: Scene, *titles: str) -> psutil.Process:
@@ -181,8 +185,8 @@ FAULTS = (
     Fault(name="node", title="kill -9: worker node pc1", inject=_node, two_nodes=True, bound_s=300),
     Fault(name="postgres", title="kill -9: Postgres", inject=_postgres_kill),
     Fault(name="restart", title="restart of Postgres", inject=_postgres_restart),
-    Fault(name="full", title="artifact folder full", inject=_full),
-    Fault(name="readonly", title="artifact folder read-only", inject=_read_only, root=True),
+    Fault(name="full", title="artifact folder full", inject=_full, probe="speech"),
+    Fault(name="readonly", title="artifact folder read-only", inject=_read_only, root=True, probe="speech"),
     Fault(name="cut5", title="network cut, 5 s", inject=_cut(5), two_nodes=True, network=True, bound_s=300),
     Fault(name="cut30", title="network cut, 30 s", inject=_cut(30), two_nodes=True, network=True, bound_s=300),
     Fault(name="cut90", title="network cut, 90 s", inject=_cut(90), two_nodes=True, network=True, bound_s=300),

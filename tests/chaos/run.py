@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -36,6 +37,8 @@ class Run:
     scene: Scene
     report: Report
     say: Callable[[str], None]
+    warm_s: tuple[float, float] = WARM_S
+    ask_workers_every: int = ASK_WORKERS_EVERY
     began: float = field(default_factory=time.monotonic)
     _checker: Checker = field(init=False)
     _roles: dict[str, int] = field(default_factory=dict)
@@ -72,7 +75,7 @@ class Run:
     # ------------------------------------------------------------------ one fault
 
     async def _one(self, fault: Fault) -> None:
-        await asyncio.sleep(self.scene.choose.uniform(*WARM_S))
+        await asyncio.sleep(self.scene.choose.uniform(*self.warm_s))
         in_flight = await self._in_flight()
         before = await self._requeued()
         at = time.monotonic()
@@ -84,7 +87,7 @@ class Run:
         over = time.monotonic() if time.monotonic() - at > 1 else at
         self.say(f"{fault.title}: {hit}, {in_flight} jobs in flight")
         normal_s, whole_s = await self._recover(fault, over)
-        breaches = await self._settle(ask_workers=len(self.report.injections) % ASK_WORKERS_EVERY == 0)
+        breaches = await self._settle(ask_workers=(len(self.report.injections) + 1) % self.ask_workers_every == 0)
         if normal_s is None or whole_s is None:
             what = "never normal" if normal_s is None else f"never whole: {await self._missing()}"
             breaches.append(
@@ -116,18 +119,20 @@ class Run:
         end = over + fault.bound_s
         normal_s: float | None = None
         while time.monotonic() < end:
-            if await self._probe():
+            if await self._probe(fault):
                 normal_s = time.monotonic() - over
                 break
         while time.monotonic() < end:
-            if not await self._missing() and await self._probe():
+            if not await self._missing() and await self._probe(fault):
                 return round(normal_s or 0, 1), round(time.monotonic() - over, 1)
             await asyncio.sleep(0.5)
         return (round(normal_s, 1) if normal_s is not None else None), None
 
-    async def _probe(self) -> bool:
-        """One job of nothing; whether it ended in time."""
-        body = {"kind": "text", "model": "noop", "input": {"prompt": "probe"}}
+    async def _probe(self, fault: Fault) -> bool:
+        """One job; whether it ended in time."""
+        body: dict[str, Any] = {"kind": "text", "model": "noop", "input": {"prompt": "probe"}}
+        if fault.probe == "speech":
+            body = {"kind": "speech", "input": {"text": "Probe."}}
         prefer = {"Prefer": f"wait={PROBE_IN_TIME_S:.0f}"}
         began = time.monotonic()
         try:
