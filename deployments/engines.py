@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tessera.config import ConfigError, WorkerConfig
 from tessera.engine import Engine
 
@@ -15,6 +17,7 @@ def make_engine(worker: WorkerConfig) -> Engine:
             return PreviewEngine(models=worker.models, slots=worker.slots)
         case "noop":
             from deployments.noop import NoopDevice, NoopEngine
+            from deployments.noop_backend import NoopBackend
 
             options = worker.options
             return NoopEngine(
@@ -23,6 +26,7 @@ def make_engine(worker: WorkerConfig) -> Engine:
                 device=NoopDevice(int(options["vram_mib"]) if "vram_mib" in options else None),
                 load_s=float(options.get("load_s", 0.2)),
                 unload_s=float(options.get("unload_s", 0.0)),
+                backend=NoopBackend(Path(options["backend"])) if "backend" in options else None,
             )
         case unknown:
             raise ConfigError(

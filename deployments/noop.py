@@ -2,20 +2,34 @@
 
 The model ``noop`` is off by default. With directives in its prompt a run takes its time or fails; ``exit`` ends the
 worker's process, which is how a poison job is made. The models ``noop-a``, ``noop-b`` and ``noop-c`` pretend to have
-weights: they have to be loaded, share a device that counts its memory, and refuse to run before.
+weights: they have to be loaded, share a device that counts its memory, and refuse to run before. With a backend
+(``noop_backend.py``) its runs outlive this process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from deployments.noop_backend import NoopBackend
 from tessera.catalog import NOOP, NOOP_HEAVY
-from tessera.engine import CancelState, Capacity, Done, EngineEvent, EngineJob, Health, Models, Progress, RunState
+from tessera.engine import (
+    CancelState,
+    Capacity,
+    Done,
+    EngineEvent,
+    EngineJob,
+    Health,
+    Models,
+    Progress,
+    RunState,
+    backend_id,
+)
 from tessera.errors import (
     BadOutput,
     Busy,
@@ -46,8 +60,9 @@ FAILURES: dict[str, type[TesseraError]] = {
 
 @dataclass(kw_only=True)
 class _Run:
-    """One attempt as this engine knows it."""
+    """One attempt as this engine knows it. ``id`` is the backend's."""
 
+    id: str
     model: str
     state: RunState = RunState.PENDING
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,6 +102,7 @@ class NoopEngine:
     ``fail invalid|oom|lost|stuck|bad`` (raises that error), ``exit`` (ends the process with status 13).
     ``models``: those of the catalogue that it serves. ``slots``: runs at a time; one more raises Busy.
     ``device``: whose memory its heavy models take; ``load_s`` and ``unload_s``: how long that takes.
+    ``backend``: keeps the runs; without one they end with this object.
     """
 
     def __init__(
@@ -97,6 +113,7 @@ class NoopEngine:
         device: NoopDevice | None = None,
         load_s: float = 0.2,
         unload_s: float = 0.0,
+        backend: NoopBackend | None = None,
     ) -> None:
         unknown = [model for model in models if model not in VRAM_MIB]
         if unknown:
@@ -108,6 +125,7 @@ class NoopEngine:
         self._device = device or NoopDevice()
         self._load_s = load_s
         self._unload_s = unload_s
+        self._backend = backend
         self._resident = {model for model in models if VRAM_MIB[model] == 0}
         self._switching = asyncio.Lock()
         self._running: list[str] = []  # the models of the runs that go on
@@ -122,6 +140,7 @@ class NoopEngine:
             slots=self._slots,
             running=len(self._running),
             free_mib=None if limit is None else limit - self._device.used_mib,
+            detached=self._backend is not None,
         )
 
     async def models(self) -> Models:
@@ -157,15 +176,24 @@ class NoopEngine:
                 self._device.give(self, model)
 
     def run(self, job: EngineJob, attempt: int) -> AsyncIterator[EngineEvent]:
-        """Start one attempt. Raises RuntimeError when this attempt was already run here."""
+        """Start one attempt, or attach to it where the backend has it from a process before this one.
+
+        Raises RuntimeError when this attempt was already run here.
+        """
         if (job.id, attempt) in self._runs:
             raise RuntimeError(f"attempt {attempt} of {job.id} was already run here")
-        run = self._runs[(job.id, attempt)] = _Run(model=job.model)
+        run = self._runs[(job.id, attempt)] = _Run(id=backend_id(job.id, attempt), model=job.model)
         self._forget_old()
         return self._events(job, run)
 
     async def cancel(self, job_id: UUID, attempt: int) -> CancelState:
         run = self._runs.get((job_id, attempt))
+        if self._backend is not None:
+            state = self._backend.cancel(backend_id(job_id, attempt))
+            if state is not CancelState.UNKNOWN:
+                if run is not None and state is CancelState.CANCELLED:
+                    run.cancelled.set()
+                return state
         if run is None:
             return CancelState.UNKNOWN
         if run.state not in (RunState.PENDING, RunState.RUNNING, RunState.CANCELLED):
@@ -175,30 +203,39 @@ class NoopEngine:
         return CancelState.CANCELLED
 
     async def reconcile(self, job_id: UUID, attempt: int) -> RunState:
+        if self._backend is not None:
+            state = self._backend.state(backend_id(job_id, attempt))
+            if state is not RunState.LOST:
+                return state
         run = self._runs.get((job_id, attempt))
         return run.state if run is not None else RunState.LOST
 
     async def _events(self, job: EngineJob, run: _Run) -> AsyncIterator[EngineEvent]:
         if run.cancelled.is_set():
             return
+        attached = self._backend is not None and self._backend.find(run.id) is not None
         try:
-            self._admit(run)
+            if not attached:
+                self._admit(run)
         except EngineError:
             run.state = RunState.FAILED
             raise
         run.state = RunState.RUNNING
         self._running.append(run.model)
         try:
-            words = str(job.input.get("prompt") or "").split()
-            match words:
-                case ["exit"]:
-                    os._exit(EXIT_STATUS)
-                case ["fail", name] if name in FAILURES:
-                    raise FAILURES[name]()
-                case ["sleep", seconds] if _is_seconds(seconds):
-                    async for progress in _slept(float(seconds), run.cancelled):
-                        yield progress
+            asked = _read(str(job.input.get("prompt") or ""))
+            if self._backend is None:
+                work = _worked(asked, run.cancelled)
+            else:
+                if not attached:
+                    self._backend.submit(run.id, asked.seconds, asked.failure)
+                work = _followed(self._backend, run)
+            if asked.exits and not attached:
+                os._exit(EXIT_STATUS)
+            async for progress in work:
+                yield progress
             if run.cancelled.is_set():
+                run.state = RunState.CANCELLED
                 return
             run.state = RunState.DONE
             yield Done(output=_empty_output(), cost_units=0)
@@ -230,9 +267,63 @@ class NoopEngine:
             del self._runs[oldest]
 
 
-def _empty_output() -> dict[str, object]:
-    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    return {"text": "", "finish_reason": "stop", "usage": usage, "engine": VERSION}
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a prompt asks for."""
+
+    seconds: float = 0.0
+    failure: str = ""
+    exits: bool = False
+
+
+def _read(prompt: str) -> _Asked:
+    match prompt.split():
+        case ["exit"]:
+            return _Asked(exits=True)
+        case ["fail", name] if name in FAILURES:
+            return _Asked(failure=name)
+        case ["sleep", seconds] if _is_seconds(seconds):
+            return _Asked(seconds=float(seconds))
+    return _Asked()
+
+
+async def _worked(asked: _Asked, cancelled: asyncio.Event) -> AsyncIterator[Progress]:
+    """The work itself, where no backend does it: sleep with progress; returns early once ``cancelled`` is set."""
+    if asked.failure:
+        raise FAILURES[asked.failure]()
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    while (passed := loop.time() - start) < asked.seconds and not cancelled.is_set():
+        yield Progress(fraction=passed / asked.seconds, note="sleeping")
+        await _either(min(PROGRESS_INTERVAL_S, max(0.0, asked.seconds - passed)), cancelled)
+
+
+async def _followed(backend: NoopBackend, run: _Run) -> AsyncIterator[Progress]:
+    """What the backend says of a run until it has ended there; a cancel by anybody sets ``run.cancelled``."""
+    while True:
+        match backend.state(run.id):
+            case RunState.PENDING:
+                yield Progress(fraction=0.0, note="waiting in the backend")
+            case RunState.RUNNING:
+                yield Progress(fraction=backend.fraction(run.id), note="sleeping")
+            case RunState.FAILED:
+                found = backend.find(run.id)
+                raise FAILURES[found.failure if found is not None else "lost"]()
+            case RunState.CANCELLED:
+                run.cancelled.set()
+                return
+            case RunState.LOST:
+                raise Lost
+            case RunState.DONE:
+                return
+        await _either(PROGRESS_INTERVAL_S, run.cancelled)
+
+
+async def _either(seconds: float, cancelled: asyncio.Event) -> None:
+    """Wait that long, or until ``cancelled`` is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await cancelled.wait()
 
 
 def _is_seconds(word: str) -> bool:
@@ -242,14 +333,6 @@ def _is_seconds(word: str) -> bool:
         return False
 
 
-async def _slept(seconds: float, cancelled: asyncio.Event) -> AsyncIterator[Progress]:
-    """Sleep with a progress event every 0.1 s; returns early once ``cancelled`` is set."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    while (passed := loop.time() - start) < seconds and not cancelled.is_set():
-        yield Progress(fraction=passed / seconds, note="sleeping")
-        try:
-            async with asyncio.timeout(min(PROGRESS_INTERVAL_S, max(0.0, seconds - passed))):
-                await cancelled.wait()
-        except TimeoutError:
-            continue
+def _empty_output() -> dict[str, object]:
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return {"text": "", "finish_reason": "stop", "usage": usage, "engine": VERSION}

@@ -210,11 +210,19 @@ class Worker:
         for key in keys:
             run = self._runs.get(key)
             if run is None:
-                # Never started here, or acknowledged long ago: there is nothing that could still go on.
+                # Not of this process, or acknowledged long ago. The backend may still have it from a lost process.
+                await self._cancel_in_backend(key)
                 self._tell(self._batch(outcomes=[Outcome(job_id=key[0], attempt=key[1], ending=Ending.CANCELLED)]))
             elif run.outcome is None and not run.cancel_asked:
                 run.cancel_asked = True
                 await self._engine.cancel(*key)
+
+    async def _cancel_in_backend(self, key: RunKey) -> None:
+        try:
+            async with asyncio.timeout(RECONCILE_TIMEOUT_S):
+                await self._engine.cancel(*key)
+        except (EngineError, OSError) as error:  # a TimeoutError is an OSError
+            log.warning("cancel_unanswered", job_id=str(key[0]), attempt=key[1], why=str(error))
 
     async def ack(self, keys: Sequence[RunKey]) -> None:
         """The outcomes are durable in Postgres: forget them and their manifests."""

@@ -83,3 +83,24 @@ async def check_cancel(engine: Engine, job: EngineJob) -> None:
     assert not any(isinstance(event, Done) for event in events)
     assert await engine.reconcile(job.id, 1) is RunState.CANCELLED
     assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
+
+
+async def abandoned(engine: Engine, job: EngineJob, attempt: int = 1) -> None:
+    """Begin a run and lose the process that follows it: nobody cancels, nobody reads on."""
+    running = engine.run(job, attempt)
+    await anext(running)
+    await running.aclose()  # type: ignore[attr-defined]
+
+
+async def check_attach(engine: Callable[[], Engine], job: EngineJob, expected: set[RunState]) -> None:
+    """A new process finds the run of a lost one in one of these states, attaches to it and brings it to its end.
+
+    ``engine`` makes an engine over the same backend, each time as a new process would.
+    """
+    await abandoned(engine(), job)
+    successor = engine()
+    assert (await successor.capacity()).detached
+    assert await successor.reconcile(job.id, 1) in expected
+    check_stream(await collected(successor, job))
+    assert await successor.reconcile(job.id, 1) is RunState.DONE
+    assert await engine().reconcile(job.id, 1) is RunState.DONE

@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 
 from deployments.noop import NoopDevice, NoopEngine
+from deployments.noop_backend import NoopBackend
 from deployments.preview.engine import PreviewEngine
 from deployments.worker import Worker
 from tessera.artifacts import FolderStore
-from tessera.engine import RunState
+from tessera.engine import RunState, backend_id
 from tessera.errors import Busy, EngineError, OutOfMemory
 from tessera.jobs import Kind
 from tessera.runs import Ending, Outcome, RunSpec, StartAnswer
@@ -110,6 +111,70 @@ async def test_an_attempt_that_the_backend_never_had_is_lost_and_one_that_runs_h
     await worker.start([running])
     assert await worker.adopt([spec(), running]) == [StartAnswer.LOST, StartAnswer.KNOWN]
     assert [run.key for run in (await worker.report()).runs] == [running.key]
+
+
+@pytest.fixture
+async def successor(tmp_path: Path) -> AsyncIterator[Worker]:
+    """A new process over a backend that has a run of each kind from a process that was lost."""
+    backend = NoopBackend(tmp_path / "backend")
+    backend.submit(backend_id(RUNNING.job_id, 1), 30)
+    backend.submit(backend_id(ENDED.job_id, 1), 0)
+    backend.submit(backend_id(FAILED.job_id, 1), 0, "oom")
+    backend.submit(backend_id(CANCELLED.job_id, 1), 30)
+    backend.cancel(backend_id(CANCELLED.job_id, 1))
+    made = worker_of(NoopEngine(HEAVY, slots=2, backend=NoopBackend(tmp_path / "backend")), tmp_path)
+    yield made
+    await made.close()
+
+
+RUNNING, ENDED, FAILED, CANCELLED = (spec() for _ in range(4))
+
+
+async def test_what_the_backend_has_goes_on_under_the_same_attempt_and_what_it_lost_does_not(
+    successor: Worker, tmp_path: Path
+) -> None:
+    assert await successor.adopt([RUNNING, ENDED, FAILED, CANCELLED]) == [
+        StartAnswer.STARTED,
+        StartAnswer.STARTED,
+        StartAnswer.LOST,
+        StartAnswer.LOST,
+    ]
+    assert await successor.adopt([RUNNING]) == [StartAnswer.KNOWN]
+    collected = await outcome_of(successor, ENDED)
+    assert (collected.ending, collected.attempt) == (Ending.COMPLETED, 1)
+    await successor.cancel([RUNNING.key])
+    assert (await outcome_of(successor, RUNNING)).ending is Ending.CANCELLED
+    assert len(NoopBackend(tmp_path / "backend").runs()) == 4
+
+
+async def test_a_run_that_no_slot_is_left_for_is_adopted_later(successor: Worker) -> None:
+    await successor._engine.ensure("noop-a")
+    others = [spec(), spec()]
+    await successor.start(others)
+    assert await successor.adopt([RUNNING]) == [StartAnswer.BUSY]
+    await successor.cancel([others[0].key])
+    await outcome_of(successor, others[0])
+    assert await successor.adopt([RUNNING]) == [StartAnswer.STARTED]
+
+
+async def test_a_worker_that_ends_leaves_the_runs_of_a_backend_that_outlives_it_alone(
+    successor: Worker, tmp_path: Path
+) -> None:
+    await successor.adopt([RUNNING])
+    await asyncio.sleep(0.05)
+    await successor.close()
+    assert NoopBackend(tmp_path / "backend").state(backend_id(RUNNING.job_id, 1)) is RunState.RUNNING
+
+
+async def test_a_cancel_of_a_run_that_this_process_never_had_reaches_the_backend(
+    successor: Worker, tmp_path: Path
+) -> None:
+    stream = successor.watch()
+    await anext(stream)
+    await successor.cancel([RUNNING.key])
+    assert NoopBackend(tmp_path / "backend").state(backend_id(RUNNING.job_id, 1)) is RunState.CANCELLED
+    assert [outcome.ending for outcome in (await anext(stream)).outcomes] == [Ending.CANCELLED]
+    await stream.aclose()
 
 
 class Silent(NoopEngine):
