@@ -61,6 +61,20 @@ DEFAULT_PORTS = {
     "haproxy_stats": 8404,
     "serve_proxy": 8500,
 }
+PROBLEM = "application/problem+json"
+UNAVAILABLE_RETRY_S = 2
+# What HAProxy says by itself. It may have lost a replica amid the request, so it cannot say that nothing was done.
+UNAVAILABLE = {
+    "type": "/docs#error-unavailable",
+    "title": "Unavailable",
+    "status": 503,
+    "detail": "The service is starting again. Send the same request in a moment; with the same Idempotency-Key a job "
+    "is made once, however often it is sent.",
+    "code": "unavailable",
+    "retryable": True,
+    "retry_after_s": UNAVAILABLE_RETRY_S,
+    "request_id": "",
+}
 REPLICA_PORTS = 200  # a replica's HTTP port rests for 150 s after it ended: room for 50 redeployments in that time
 REPLICA_PORTS_FROM = 30_000
 
@@ -272,7 +286,7 @@ class RayHead:
         (self.temp_dir / "ray_current_cluster").unlink(missing_ok=True)
         chosen = self._choose_ports()
         write_private(self.root / "ports.json", json.dumps(chosen, indent=2) + "\n")
-        _write_haproxy_wrapper(self.temp_dir)
+        _write_haproxy_wrapper(self.temp_dir, _haproxy_binary())
         self._write_shell_environment(chosen)
         command = [sys.executable, "-m", "ray.scripts.scripts", *self._arguments(chosen)]
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -450,9 +464,26 @@ def external_info(address: str, dashboard_url: str, token_path: Path | None) -> 
     )
 
 
-def _write_haproxy_wrapper(folder: Path) -> None:
-    """A script in front of HAProxy that puts its stats and metrics ports, which Serve opens to the network, on
-    loopback. It edits the file in place: Serve knows its HAProxy by that file's name in the arguments."""
+def _write_haproxy_wrapper(folder: Path, binary: str) -> None:
+    """A script in front of HAProxy that edits the configuration which Serve has written, in place: Serve knows its
+    HAProxy by that file's name in the arguments.
+
+    * The stats and metrics ports, which Serve opens to the network, go on loopback.
+    * While a new proxy does not know any replica it answers every path with 404, and where no replica answers with 500
+      (seen for 28 s after a kill of the proxy actor, on a busy machine). A client takes both as the last word on its
+      request. They become what they mean: 503, as a problem with ``Retry-After``.
+    """
+    body = json.dumps(UNAVAILABLE)
+    (folder / "unavailable.json").write_text(body, encoding="utf-8")
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM}\r\nRetry-After: {UNAVAILABLE_RETRY_S}\r\n"
+    head += f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
+    (folder / "unavailable.http").write_bytes((head + body).encode())
+    rules = [
+        f's|^\\( *http-request return status \\)404 content-type text/plain lf-string "Path .*|'
+        f"\\1503 content-type {PROBLEM} hdr Retry-After {UNAVAILABLE_RETRY_S} file {folder}/unavailable.json|",
+        f"s|^\\( *errorfile 50[234] \\).*|\\1{folder}/unavailable.http|",
+    ]
+    (folder / "haproxy.sed").write_text("\n".join(rules) + "\n", encoding="utf-8")
     wrapper = folder / "haproxy-on-loopback"
     lines = [
         "#!/bin/sh",
@@ -464,10 +495,11 @@ def _write_haproxy_wrapper(folder: Path) -> None:
         "done",
         "own='\\('$RAY_SERVE_HAPROXY_METRICS_PORT'\\|'$RAY_SERVE_HAPROXY_STATS_PORT'\\)'",
         'if [ -n "$config" ]; then',
-        f'    sed "s/^\\( *bind \\)[*]*:$own\\$/\\1{LOOPBACK}:\\2/" "$config" > "$config.new"',
+        f'    sed -e "s/^\\( *bind \\)[*]*:$own\\$/\\1{LOOPBACK}:\\2/" -f "{folder}/haproxy.sed" \\',
+        '        "$config" > "$config.new"',
         '    cat "$config.new" > "$config"',
         "fi",
-        f'exec "{_haproxy_binary()}" "$@"',
+        f'exec "{binary}" "$@"',
     ]
     wrapper.write_text("\n".join(lines) + "\n", encoding="utf-8")
     wrapper.chmod(0o700)
