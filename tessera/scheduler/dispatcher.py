@@ -34,6 +34,7 @@ from tessera.scheduler.links import WorkerLink
 from tessera.scheduler.maintenance import Maintenance
 from tessera.scheduler.mirror import Mirror, MirroredJob
 from tessera.scheduler.notifier import Notifier
+from tessera.scheduler.pauses import follow_pauses, read_pauses
 from tessera.scheduler.residency import Residency
 from tessera.store.database import connect, is_outage
 from tessera.store.queries import load
@@ -158,7 +159,7 @@ class Dispatcher:
                 each.terminate()
 
     async def _lead(self, term: Term, connection: asyncpg.Connection) -> None:
-        lock = asyncio.Lock()  # one connection, three loops
+        lock = asyncio.Lock()  # one connection, four loops
         await self._readopt(term, connection)
         self.leading = True
         self.board.changed.set()
@@ -166,6 +167,7 @@ class Dispatcher:
             group.create_task(self._dispatch_loop(term, connection, lock), name="dispatch")
             group.create_task(self._leases.run(term, connection, lock), name="leases")
             group.create_task(self._due_loop(term, connection, lock), name="due")
+            group.create_task(follow_pauses(self.board, connection, lock), name="pauses")
 
     def _healthy(self) -> bool:
         """Whether the service is up, as its users mean it: somebody leads, and some worker can be reached."""
@@ -190,6 +192,7 @@ class Dispatcher:
         running = list(self.board.mirror.running.values())
         await self._leases.renew(term, connection, running)
         await read_drains(self.board, connection)
+        await read_pauses(self.board, connection)
         waiting = [asyncio.create_task(link.listed.wait()) for link in self.board.links.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=GATHER_S)

@@ -108,13 +108,14 @@ class WorkerLink:
         self._seen_on.update({spec.key: self.instance for spec, answer in answers if answer is not StartAnswer.BUSY})
         return answers
 
-    async def adopt(self, spec: RunSpec) -> StartAnswer:
-        """Have the worker take up a run that a lost process of it had begun. Raises WorkerAway: then nobody knows."""
+    async def adopt(self, specs: Sequence[RunSpec]) -> list[StartAnswer]:
+        """Have the worker take up runs that a lost process of it had begun. Raises WorkerAway: then nobody knows."""
         instance = self.instance
-        [answer] = await self._port.adopt([spec])
-        if answer in (StartAnswer.STARTED, StartAnswer.KNOWN):
-            self._seen_on[spec.key] = instance
-        return answer
+        answers = list(await self._port.adopt(specs))
+        for spec, answer in zip(specs, answers, strict=True):
+            if answer in (StartAnswer.STARTED, StartAnswer.KNOWN):
+                self._seen_on[spec.key] = instance
+        return answers
 
     async def ensure(self, model: str) -> None:
         """Have the worker load a model. Raises WorkerAway, Busy or another EngineError."""

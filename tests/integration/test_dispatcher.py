@@ -11,15 +11,18 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from deployments.noop import NoopEngine
+from deployments.noop import NoopDevice, NoopEngine
 from deployments.worker import Worker
 from tessera.admission import Admission, Submission
 from tessera.artifacts import FolderStore
 from tessera.catalog import catalog_of
 from tessera.ids import new_id
+from tessera.scheduler.board import DeviceSpec
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
 from tests.fakes.workers import LocalWorker
 from tests.integration.conftest import add_user
+
+HEAVY = ("noop-a", "noop-b", "noop-c")
 
 
 class Platform:
@@ -49,9 +52,9 @@ class Platform:
         self.tasks.append(task)
         return task
 
-    async def submit(self, prompt: str = "go", **values: object) -> UUID:
+    async def submit(self, prompt: str = "go", model: str = "noop", **values: object) -> UUID:
         job = Submission(
-            id=new_id(), user_id=self.user, kind="text", model="noop", input={"prompt": prompt}, cost_mt=1000, **values
+            id=new_id(), user_id=self.user, kind="text", model=model, input={"prompt": prompt}, cost_mt=1000, **values
         )
         return (await self.admission.submit(job)).job_id
 
@@ -245,4 +248,36 @@ async def test_a_submission_that_postgres_reads_too_late_is_refused_and_holds_no
     rows = [late.row(0, until=datetime.now(UTC) - timedelta(seconds=1))]
     assert await platform.connection.fetchval("SELECT outcome FROM admit($1)", rows) == "too_late"
     assert await platform.connection.fetchval("SELECT count(*) FROM jobs") == 0
+    await platform.books()
+
+
+async def test_jobs_of_a_paused_kind_wait_and_start_when_the_pause_is_taken_back(platform: Platform) -> None:
+    await platform.connection.execute("INSERT INTO queue_pauses (kind, message, actor) VALUES ('text', 'soon', 'op')")
+    platform.start_scheduler()
+    jobs = [await platform.submit() for _ in range(3)]
+    await asyncio.sleep(1.5)
+    assert [await platform.state(job) for job in jobs] == ["queued"] * 3
+    await platform.connection.execute("DELETE FROM queue_pauses")
+    assert await platform.final(*jobs) == ["completed"] * 3
+    await platform.books()
+
+
+async def test_models_that_do_not_fit_together_are_swapped_and_every_job_runs(platform: Platform) -> None:
+    """A device for two of three heavy models: the engine itself raises OutOfMemory if it is ever oversold."""
+    engine = NoopEngine(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05)
+    worker = Worker(name="gpu", engine=engine, artifacts=platform.store, slots=4, models=HEAVY)
+    platform.worker = LocalWorker(worker)
+    dispatcher = Dispatcher(
+        dsn=platform.dsn,
+        workers=[WorkerSpec(name="gpu", models=HEAVY, slots=4, port=platform.worker, device="gpu")],
+        devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
+        artifacts=platform.store,
+        catalog=catalog_of(HEAVY),
+        holder="test",
+        random_source=lambda: 0.0,
+    )
+    platform.tasks.append(asyncio.create_task(dispatcher.run()))
+    jobs = [await platform.submit("sleep 0.05", model=HEAVY[n % 3]) for n in range(30)]
+    assert await platform.final(*jobs) == ["completed"] * 30
+    assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
     await platform.books()
