@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, audit, generate, inspection, jobs, platform, report, workers
+from tessera.cli import account, audit, generate, inspection, jobs, pauses, platform, report, workers
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -54,6 +54,7 @@ account.register(app, ACCOUNT)
 platform.register(app, PLATFORM)
 inspection.register(app, PLATFORM)
 workers.register(app, PLATFORM)
+pauses.register(app, PLATFORM)
 report.register(app, PLATFORM)
 audit.register(app, PLATFORM)
 

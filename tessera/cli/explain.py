@@ -49,7 +49,8 @@ WAITS: Mapping[WaitCode, Wait] = {
     ),
     WaitCode.PAUSED: Wait(
         words="the end of an operator's pause",
-        step="Wait until the operator ends the pause, or take it back, all tokens returned: 'tessera cancel {id}'.",
+        step="It starts when the operator ends the pause ('tessera unpause KIND'). Not worth the wait: "
+        "'tessera cancel {id}', all tokens come back.",
     ),
     WaitCode.RUNNING_CAP: Wait(
         words="your own running jobs",
@@ -62,7 +63,8 @@ WAITS: Mapping[WaitCode, Wait] = {
     ),
     WaitCode.DRAINING: Wait(
         words="the end of a drain",
-        step="It starts when the drain is over. Not worth the wait: 'tessera cancel {id}', all tokens come back.",
+        step="It starts when the drain is over, or its operator ends it ('tessera resume WORKER'). Not worth the wait: "
+        "'tessera cancel {id}', all tokens come back.",
     ),
     WaitCode.EXCLUDED: Wait(
         words="its model, left out after failures",

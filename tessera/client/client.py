@@ -28,7 +28,9 @@ from tessera.client.models import (
     Me,
     Model,
     Page,
+    Pause,
     Plan,
+    Unpaused,
     Upload,
     Usage,
     User,
@@ -326,6 +328,19 @@ class Client:
     async def resume(self, target: str) -> Drain:
         """End a drain before its time. Needs the scope admin. Safe to repeat."""
         return await self._transport.call("POST", f"/v1/admin/workers/{_part(target)}/resume", Drain, repeatable=True)
+
+    async def pauses(self) -> tuple[Pause, ...]:
+        """The kinds that are paused. Needs the scope admin."""
+        return await self._all("/v1/admin/queue", Pause)
+
+    async def pause(self, kind: str, message: str = "") -> Pause:
+        """No job of the kind starts; submissions are accepted. Needs the scope admin. Safe to repeat."""
+        path = f"/v1/admin/queue/{_part(kind)}/pause"
+        return await self._transport.call("POST", path, Pause, json={"message": message}, repeatable=True)
+
+    async def unpause(self, kind: str) -> Unpaused:
+        """End the pause of a kind. Needs the scope admin. Safe to repeat."""
+        return await self._transport.call("POST", f"/v1/admin/queue/{_part(kind)}/resume", Unpaused, repeatable=True)
 
     async def _all(self, path: str, item: type[ItemT]) -> tuple[ItemT, ...]:
         found: list[ItemT] = []

@@ -347,6 +347,22 @@ class Drain(Answer):
     workers: tuple[DrainedWorker, ...] = ()
 
 
+class Pause(Answer):
+    """A kind of which no job starts. ``message`` is for those who wait; ``actor`` is the operator who paused it."""
+
+    kind: str
+    message: str = ""
+    actor: str = ""
+    since: datetime | None = None
+
+
+class Unpaused(Answer):
+    """A kind that is served. ``resumed`` says whether it had been paused."""
+
+    kind: str
+    resumed: bool = False
+
+
 Item = TypeVar("Item")
 
 

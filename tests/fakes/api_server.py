@@ -87,6 +87,7 @@ class FakeApi:
         self.keys: list[dict[str, Any]] = []
         self.workers: list[dict[str, Any]] = [worker("text", "pc2"), worker("comfyui", "pc1"), worker("whisper", "pc1")]
         self.drains: dict[str, str] = {}  # worker or node → its end
+        self.pauses: dict[str, dict[str, Any]] = {}  # by kind
         self.users: list[dict[str, Any]] = [user(1, "operator", "pro", is_admin=True)]
         self.streams = 0
         self._port = port
@@ -113,6 +114,9 @@ class FakeApi:
                 web.post("/v1/admin/users", self._user_create),
                 web.get("/v1/admin/users", self._user_list),
                 web.patch("/v1/admin/users/{id}", self._user_plan),
+                web.get("/v1/admin/queue", self._pause_list),
+                web.post("/v1/admin/queue/{kind}/pause", self._pause),
+                web.post("/v1/admin/queue/{kind}/resume", self._unpause),
                 web.get("/v1/admin/workers", self._worker_list),
                 web.post("/v1/admin/workers/{target}/{act:drain|resume}", self._drain),
             ]
@@ -469,6 +473,19 @@ class FakeApi:
         if len(self.keys) == before:
             raise web.HTTPNotFound
         return web.Response(status=204)
+
+    async def _pause_list(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": list(self.pauses.values()), "next_cursor": None})
+
+    async def _pause(self, request: web.Request) -> web.StreamResponse:
+        kind = request.match_info["kind"]
+        message = (await request.json())["message"]
+        self.pauses[kind] = {"kind": kind, "message": message, "actor": "user_1", "since": NOW}
+        return web.json_response(self.pauses[kind])
+
+    async def _unpause(self, request: web.Request) -> web.StreamResponse:
+        kind = request.match_info["kind"]
+        return web.json_response({"kind": kind, "resumed": self.pauses.pop(kind, None) is not None})
 
     def _end_of_drain(self, worker: dict[str, Any]) -> str | None:
         return max(

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from tessera.api import schemas
+from tessera.client import Client
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
 from tests.integration.api_server import Api, running
@@ -41,7 +42,7 @@ async def paused(api: Api) -> dict[str, str]:
     return {entry["kind"]: entry["message"] for entry in shown["data"]}
 
 
-async def audited(api: Api) -> list[tuple[str, str, str]]:
+async def audited(api: Api) -> list[tuple[str, str]]:
     rows = await api.sql.fetch("SELECT actor, action, subject FROM audit_log ORDER BY id")
     assert {row["actor"] for row in rows} <= {show(Prefix.USER, api.user_id)}
     return [(row["action"], row["subject"]) for row in rows]
@@ -113,6 +114,15 @@ async def test_submissions_are_taken_during_a_pause_and_their_users_are_told(api
     assert shown["reasons"][1]["message"] == "An operator has paused jobs of kind text: Back at 15:00."
     _, shown = await api.call("GET", other["urls"]["explain"])
     assert [reason["code"] for reason in shown["reasons"]] == ["scheduler_restarting"]
+
+
+async def test_the_client_pauses_lists_and_ends(api: Api) -> None:
+    async with Client(api.url, api.key) as client:
+        made = await client.pause("music", "Back soon.")
+        assert (made.kind, made.message) == ("music", "Back soon.")
+        assert await client.pauses() == (made,)
+        assert [(await client.unpause("music")).resumed for _ in range(2)] == [True, False]
+        assert await client.pauses() == ()
 
 
 async def test_pauses_are_for_operators(api: Api) -> None:
