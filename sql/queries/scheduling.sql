@@ -85,3 +85,10 @@ FROM (SELECT a.worker FROM attempts a WHERE a.job_id = :job_id AND a.error ->> '
 -- name: cancel_asked
 -- Whether a job's user has asked for its cancel.
 SELECT j.cancel_requested_at IS NOT NULL AS asked FROM jobs j WHERE j.id = :job_id
+
+-- name: run_specs
+-- What a worker needs to take up runs that go on, of those that do.
+SELECT j.id AS job_id, j.attempt, j.kind, j.model, j.input, j.request_id, j.worker
+FROM unnest(CAST(:job_ids AS uuid[]), CAST(:attempts AS integer[])) AS r(job_id, attempt)
+JOIN jobs j ON j.id = r.job_id AND j.attempt = r.attempt
+WHERE j.state = 'running'

@@ -10,7 +10,8 @@ from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerAway, W
 
 
 class LocalWorker:
-    """``unplug()`` cuts the connection while the runs go on; ``kill()`` loses the process and all its runs."""
+    """``unplug()`` cuts the connection while the runs go on; ``kill()`` loses the process and all its runs;
+    ``replace()`` puts a new one in its place."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -25,6 +26,14 @@ class LocalWorker:
 
     def plug(self) -> None:
         self._plugged.set()
+
+    async def kill(self) -> None:
+        """The process is gone, as by SIGKILL: it cancels nothing, writes nothing down and tells nobody."""
+        self.unplug()
+        tasks = [run.task for run in self.worker._runs.values() if run.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def replace(self, worker: Worker) -> None:
         """A new process in the place of the old one, which is gone with its runs."""
