@@ -143,19 +143,9 @@ SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at,
        CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, s.queued, s.running
 FROM users u JOIN user_state s ON s.user_id = u.id WHERE u.id = :id AND u.deleted_at IS NULL
 
--- name: set_plan
--- Put a user on another plan.
-UPDATE users SET plan_id = :plan_id WHERE id = :id AND deleted_at IS NULL
-
 -- name: text_of_job
 -- The text that a text job has made.
 SELECT j.output ->> 'text' AS text FROM jobs j WHERE j.id = :job_id
-
--- name: tell_plan_changed
--- Tell the scheduler, by an event for each job of the user that waits or runs; last in its transaction.
-SELECT emit_events(coalesce((
-    SELECT jsonb_agg(jsonb_build_object('job_id', j.id, 'user_id', j.user_id, 'type', 'plan_changed', 'attempt', j.attempt))
-    FROM jobs j WHERE j.user_id = :id AND j.state IN ('queued', 'running')), '[]'), clock_timestamp())
 
 -- name: ping
 -- Whether Postgres answers, and can be written to.

@@ -27,3 +27,20 @@ UPDATE api_keys SET revoked_at = now() WHERE user_id = :user_id AND name = :name
 -- name: insert_audit
 -- Record an act of an operator.
 INSERT INTO audit_log (actor, action, subject, data) VALUES (:actor, :action, :subject, :data)
+
+-- name: change_plan
+-- Put a user on another plan, with its row in audit_log; see the function in functions.sql.
+SELECT change_plan(:user_id, :plan_id, :actor, :subject, :grant_id) AS outcome
+
+-- name: enter_by_hand
+-- Grant tokens for today, or adjust a day, with its row in audit_log; see the function in functions.sql.
+SELECT e.day, e.used_mt, e.daily_mt
+FROM enter_by_hand(:user_id, :entry, :amount_mt, CAST(:day AS date), :reason, :actor, :subject) AS e
+
+-- name: list_audit
+-- A page of what operators did, the newest first.
+SELECT a.id, a.actor, a.action, a.subject, a.data, a.created_at
+FROM audit_log a
+WHERE a.id < coalesce(CAST(:before AS bigint), 9223372036854775807)
+  AND (CAST(:subject AS text) IS NULL OR a.subject = CAST(:subject AS text))
+ORDER BY a.id DESC LIMIT :limit

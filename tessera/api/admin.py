@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tessera.api import schemas
+from tessera.api import admin_schemas, schemas
 from tessera.api.answers import answer, page
 from tessera.api.auth import Caller, Operator
 from tessera.api.jobs import read_cursor
@@ -17,13 +19,17 @@ from tessera.api.state import api_of
 from tessera.api.submissions import read_object, refuse, refuse_unknown
 from tessera.errors import Conflict, NotFound
 from tessera.ids import Prefix, new_id, parse, show
-from tessera.plans import tokens
+from tessera.plans import MT_PER_TOKEN, tokens
 from tessera.store.database import Transaction
 from tessera.store.operators import add_key
 
 router = APIRouter(tags=["operator"], prefix="/v1/admin")
 
 FIRST_KEY_NAME = "first key"
+MAX_ENTRY_TOKENS = 1_000_000  # of one entry: as much as the operator's own day; more is a slip of the hand
+MAX_ENTRY_AGE = timedelta(days=365)  # /v1/usage looks no further back
+MAX_REASON_CHARS = 200
+MAX_AUDIT_ID = 2**63 - 1
 
 
 @router.post(
@@ -94,24 +100,165 @@ async def get_user(request: Request, user_id: str, caller: Operator) -> Response
     openapi_extra={"requestBody": schemas.USER_PLAN_BODY},
 )
 async def set_plan(request: Request, user_id: str, caller: Operator) -> Response:
-    """Works at once for admission, within two seconds for other limits. Safe to repeat."""
+    """Works at once for admission and for the tier of jobs that wait or run, within two seconds for other limits. What
+    was used today stays used. Safe to repeat."""
     body = read_object(await request.body())
     refuse_unknown(body, ("plan",))
     plan = body.get("plan")
     identifier = parse(Prefix.USER, user_id)
     async with api_of(request).services.db.transaction() as transaction:
         await _check_plan(transaction, plan)
-        before = await transaction.row("get_user", id=identifier)
-        if before is None:
-            raise _no_user(user_id)
-        if before["plan_id"] != plan:
-            await transaction.execute("set_plan", id=identifier, plan_id=plan)
-            await _audit(transaction, caller, "set_plan", identifier, {"from": before["plan_id"], "to": plan})
-        row = await transaction.row("get_user", id=identifier)
-        if before["plan_id"] != plan:
-            await transaction.execute("tell_plan_changed", id=identifier)
-    assert row is not None
+        changed = await transaction.row(
+            "change_plan",
+            user_id=identifier,
+            plan_id=plan,
+            actor=show(Prefix.USER, caller.user_id),
+            subject=show(Prefix.USER, identifier),
+            grant_id=new_id(),
+        )
+    assert changed is not None
+    # Read after the commit: the change holds the lock of the feed until then.
+    row = await api_of(request).services.db.row("get_user", id=identifier)
+    if changed["outcome"] == "unknown_user" or row is None:
+        raise _no_user(user_id)
     return answer(user_answer(row))
+
+
+@router.post(
+    "/users/{user_id}/grant",
+    status_code=201,
+    response_model=None,
+    summary="Grant tokens for today",
+    responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
+    openapi_extra={"requestBody": admin_schemas.GRANT_BODY},
+)
+async def grant(request: Request, user_id: str, caller: Operator) -> Response:
+    """More room in today's quota; at midnight UTC it is gone. Each request is an entry of its own: after a broken
+    connection look at `GET /v1/admin/audit` before sending it again."""
+    body = read_object(await request.body())
+    refuse_unknown(body, ("tokens", "reason"))
+    amount_mt = read_amount_mt(body, "tokens")
+    if amount_mt < 0:
+        raise refuse("tokens", "must be above 0: what is taken away is an adjustment")
+    return await _enter(request, user_id, caller, "grant", amount_mt, day=None, reason=_reason(body))
+
+
+@router.post(
+    "/users/{user_id}/adjust",
+    status_code=201,
+    response_model=None,
+    summary="Adjust what a user has used",
+    responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
+    openapi_extra={"requestBody": admin_schemas.ADJUST_BODY},
+)
+async def adjust(request: Request, user_id: str, caller: Operator) -> Response:
+    """Corrects the use of a day: `tokens` above 0 charge, below 0 give back. Each request is an entry of its own: after
+    a broken connection look at `GET /v1/admin/audit` before sending it again."""
+    body = read_object(await request.body())
+    refuse_unknown(body, ("tokens", "day", "reason"))
+    amount_mt, reason = read_amount_mt(body, "tokens"), _reason(body)
+    day = _day(body, api_of(request).services.clock())
+    return await _enter(request, user_id, caller, "adjustment", amount_mt, day=day, reason=reason)
+
+
+@router.get(
+    "/audit",
+    response_model=None,
+    summary="What operators did",
+    responses={200: {"model": admin_schemas.AuditPage}, **schemas.problems(401, 403, 422, 429, 503)},
+)
+async def list_audit(
+    request: Request,
+    caller: Operator,
+    subject: Annotated[str | None, Query(max_length=200, description="only of this user, worker, …")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Annotated[int | None, Query(ge=1, le=MAX_AUDIT_ID, description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """The newest first. `actor` is the operator, `subject` what it was done to."""
+    plain = subject.replace("\x00", "") if subject is not None else None
+    rows = await api_of(request).services.db.rows("list_audit", before=cursor, subject=plain, limit=limit + 1)
+    data = [
+        {
+            "id": row["id"],
+            "actor": row["actor"],
+            "action": row["action"],
+            "subject": row["subject"],
+            "data": row["data"],
+            "at": row["created_at"],
+        }
+        for row in rows[:limit]
+    ]
+    return page(data, str(data[-1]["id"]) if len(rows) > limit else None)
+
+
+async def _enter(
+    request: Request, user_id: str, caller: Caller, entry: str, amount_mt: int, *, day: date | None, reason: str
+) -> Response:
+    identifier = parse(Prefix.USER, user_id)
+    row = await api_of(request).services.db.row(
+        "enter_by_hand",
+        user_id=identifier,
+        entry=entry,
+        amount_mt=-amount_mt if entry == "grant" else amount_mt,
+        day=day,
+        reason=reason,
+        actor=show(Prefix.USER, caller.user_id),
+        subject=show(Prefix.USER, identifier),
+    )
+    if row is None:
+        raise _no_user(user_id)
+    return answer(
+        {
+            "user_id": show(Prefix.USER, identifier),
+            "entry": entry,
+            "tokens": tokens(amount_mt),
+            "day": row["day"],
+            "reason": reason,
+            "used_tokens": tokens(row["used_mt"]),
+            "daily_tokens": tokens(row["daily_mt"]),
+        },
+        201,
+    )
+
+
+def read_amount_mt(body: Mapping[str, Any], field: str) -> int:
+    """Tokens as exact millitokens, not 0. Raises InvalidInput on more than three decimals or too many."""
+    value = body.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(field, "is missing" if value is None else "must be a number of tokens")
+    if value == 0 or abs(value) > MAX_ENTRY_TOKENS:
+        raise refuse(field, f"must not be 0, and at most {MAX_ENTRY_TOKENS:,} either way")
+    # The shortest text of a float is what was sent, and decimal arithmetic on it is exact.
+    amount = Decimal(repr(value)) * MT_PER_TOKEN
+    if amount != int(amount):
+        raise refuse(field, "can have at most three decimals: the smallest amount is 0.001")
+    return int(amount)
+
+
+def _reason(body: Mapping[str, Any]) -> str:
+    value = body.get("reason")
+    if not isinstance(value, str) or not value.strip():
+        raise refuse("reason", "is missing" if value is None else "must be a text that is not empty")
+    reason = value.strip()
+    if len(reason) > MAX_REASON_CHARS or not reason.isprintable():
+        raise refuse("reason", f"must be one line of at most {MAX_REASON_CHARS} printable characters")
+    return reason
+
+
+def _day(body: Mapping[str, Any], now: datetime) -> date | None:
+    value = body.get("day")
+    if value is None:
+        return None
+    today = now.astimezone(UTC).date()
+    try:
+        if not isinstance(value, str) or len(value) != len("2030-01-31"):
+            raise ValueError(value)
+        found = date.fromisoformat(value)
+    except ValueError:
+        raise refuse("day", 'must be a date such as "2030-01-31"') from None
+    if not today - MAX_ENTRY_AGE <= found <= today:
+        raise refuse("day", f"must be from {today - MAX_ENTRY_AGE} to {today}, today in UTC")
+    return found
 
 
 def user_answer(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,13 +20,15 @@ from tessera.cli.screen import Screen, clean, number, span, stdout_is_terminal, 
 from tessera.cli.session import call
 
 if TYPE_CHECKING:
-    from tessera.client import ApiKey, Client, Quota, User
+    from tessera.client import AccountEntry, ApiKey, Client, Quota, User
 
 keys_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Make, list and revoke the API keys of your programs."
 )
 users_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Make and list users, change their plans (operators only)."
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Make and list users, change their plans, grant and adjust tokens (operators only).",
 )
 
 
@@ -264,6 +267,94 @@ def users_set_plan(
         screen.print_json(changed.dump())
     else:
         screen.say(Text(f"{clean(changed.name)} is on plan {changed.plan} now."))
+
+
+ReasonOption = Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="For the ledger and the audit.")]
+
+
+@users_app.command(
+    "grant", epilog="[cyan]tessera users grant ada 5 --reason 'the video of yesterday came out black'[/cyan]"
+)
+def users_grant(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Id or name.")],
+    tokens: Annotated[str, typer.Argument(metavar="TOKENS", help="How many, with at most three decimals.")],
+    reason: ReasonOption,
+    json: JsonOption = False,
+) -> None:
+    """Give a user tokens for today, beyond the plan's; at midnight UTC they are gone."""
+    screen = Screen(json=json)
+    amount = parse_tokens(tokens)
+    if amount < 0:
+        raise CliError(f"TOKENS is '{clean(tokens)}': 'tessera users adjust' takes tokens away. Nothing was changed.")
+
+    async def work(client: Client) -> AccountEntry:
+        return await client.users_grant(await _user_id(client, user), amount, reason)
+
+    _show_entry(call(work, screen), user, screen)
+
+
+@users_app.command(
+    "adjust",
+    # Or -2.5 would be read as options.
+    context_settings={"ignore_unknown_options": True},
+    epilog="""[bold]Examples[/bold]
+
+[cyan]tessera users adjust ada -2.5 --day 2030-01-31 --reason 'charged for a wrong size'[/cyan]   gives back
+
+[cyan]tessera users adjust ada 4 --reason 'used by telephone'[/cyan]   charges""",
+)
+def users_adjust(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Id or name.")],
+    tokens: Annotated[str, typer.Argument(metavar="TOKENS", help="Above 0 charges, below 0 gives back.")],
+    reason: ReasonOption,
+    day: Annotated[
+        str | None, typer.Option("--day", metavar="DATE", help="A UTC day like 2030-01-31; today without.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Correct what a user has used, today or on a day of the last year."""
+    screen = Screen(json=json)
+    amount, on = parse_tokens(tokens), _parse_day(day)
+
+    async def work(client: Client) -> AccountEntry:
+        return await client.users_adjust(await _user_id(client, user), amount, reason, day=on)
+
+    _show_entry(call(work, screen), user, screen)
+
+
+def parse_tokens(text: str) -> Decimal:
+    """An amount of tokens, exact, not 0. Raises CliError."""
+    try:
+        amount = Decimal(text.strip())
+        if not amount.is_finite() or amount == 0 or amount != round(amount, 3):
+            raise ValueError(text)
+    except (InvalidOperation, ValueError):
+        raise CliError(
+            f"TOKENS is '{clean(text)}': write a number with at most three decimals, not 0. Nothing was changed."
+        ) from None
+    return amount
+
+
+def _parse_day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise CliError(f"--day is '{clean(text)}': write a date like 2030-01-31. Nothing was changed.") from None
+
+
+def _show_entry(entry: AccountEntry, user: str, screen: Screen) -> None:
+    if screen.json:
+        screen.print_json(entry.dump())
+        return
+    done = "granted" if entry.entry == "grant" else "charged" if entry.tokens > 0 else "given back"
+    screen.say(
+        Text(
+            f"{number(abs(entry.tokens))} tokens {done}: {clean(user)} has used {number(entry.used_tokens)} of"
+            f" {number(entry.daily_tokens)} on {entry.day}."
+        )
+    )
 
 
 async def _user_id(client: Client, user: str) -> str:

@@ -10,6 +10,7 @@ from tessera.client.credentials import Credentials, find_credentials, load_crede
 from tessera.client.errors import ApiError, BadAnswer, ClientError, ConnectionFailed
 from tessera.client.events import Interruption, TextSoFar
 from tessera.client.models import (
+    AccountEntry,
     ApiKey,
     Artifact,
     Drain,
@@ -38,6 +39,7 @@ from tessera.client.models import (
 from tessera.client.transport import RetryPolicy, Wait
 
 __all__ = [
+    "AccountEntry",
     "ApiError",
     "ApiKey",
     "Artifact",

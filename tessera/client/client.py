@@ -6,7 +6,8 @@ import io
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +19,7 @@ from tessera.client.errors import ApiError, BadAnswer, ConnectionFailed
 from tessera.client.events import GIVE_UP_S, SILENCE_S, EventStream, Interruption
 from tessera.client.files import open_temporary
 from tessera.client.models import (
+    AccountEntry,
     Answer,
     ApiKey,
     Artifact,
@@ -314,6 +316,21 @@ class Client:
             "PATCH", f"/v1/admin/users/{_part(user_id)}", User, json={"plan": plan}, repeatable=True
         )
 
+    async def users_grant(self, user_id: str, tokens: Decimal, reason: str) -> AccountEntry:
+        """Give a user tokens for today. Needs the scope admin. Sent once: a repetition would be a second grant."""
+        body = {"tokens": _number(tokens), "reason": reason}
+        return await self._transport.call("POST", f"/v1/admin/users/{_part(user_id)}/grant", AccountEntry, json=body)
+
+    async def users_adjust(
+        self, user_id: str, tokens: Decimal, reason: str, *, day: date | None = None
+    ) -> AccountEntry:
+        """Charge a user (``tokens`` above 0) or give back (below 0), on a day or today. Needs the scope admin.
+
+        Sent once: a repetition would be a second adjustment.
+        """
+        body = {"tokens": _number(tokens), "reason": reason, **({"day": day.isoformat()} if day is not None else {})}
+        return await self._transport.call("POST", f"/v1/admin/users/{_part(user_id)}/adjust", AccountEntry, json=body)
+
     async def workers(self) -> tuple[Worker, ...]:
         """The workers, with their drains. Needs the scope admin."""
         return await self._all("/v1/admin/workers", Worker)
@@ -352,6 +369,11 @@ class Client:
             if not page.next_cursor or page.next_cursor == cursor:
                 return tuple(found)
             cursor = page.next_cursor
+
+
+def _number(amount: Decimal) -> int | float:
+    """A decimal as the JSON number whose shortest text is the same."""
+    return int(amount) if amount == int(amount) else float(amount)
 
 
 def _part(identifier: str) -> str:

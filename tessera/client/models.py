@@ -309,6 +309,18 @@ class User(Answer):
     created_at: datetime | None = None
 
 
+class AccountEntry(Answer):
+    """An operator's entry in a user's account: a grant or an adjustment, and what its day's use is after it."""
+
+    user_id: str
+    entry: str = ""
+    tokens: Number = 0
+    day: str = ""
+    reason: str = ""
+    used_tokens: Number = 0
+    daily_tokens: Number = 0
+
+
 class Worker(Answer):
     """A worker, as an operator sees one. ``state``: online, offline, unknown. None: the scheduler does not say."""
 

@@ -114,6 +114,7 @@ class FakeApi:
                 web.post("/v1/admin/users", self._user_create),
                 web.get("/v1/admin/users", self._user_list),
                 web.patch("/v1/admin/users/{id}", self._user_plan),
+                web.post("/v1/admin/users/{id}/{act:grant|adjust}", self._user_entry),
                 web.get("/v1/admin/queue", self._pause_list),
                 web.post("/v1/admin/queue/{kind}/pause", self._pause),
                 web.post("/v1/admin/queue/{kind}/resume", self._unpause),
@@ -530,6 +531,13 @@ class FakeApi:
                 found |= await request.json()
                 return web.json_response(found)
         raise web.HTTPNotFound
+
+    async def _user_entry(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        entry = {"grant": "grant", "adjust": "adjustment"}[request.match_info["act"]]
+        used = body["tokens"] * (-1 if entry == "grant" else 1)
+        made = {"user_id": request.match_info["id"], "entry": entry, "day": NOW[:10], "daily_tokens": 20, **body}
+        return web.json_response({**made, "used_tokens": used}, status=201)
 
 
 class Cancelled(Exception):

@@ -306,6 +306,41 @@ def test_users_are_made_listed_and_moved_by_name(api: FakeApi, run: Run) -> None
     assert code == 2 and "users list" in err
 
 
+def test_an_operator_grants_and_adjusts_to_the_thousandth_of_a_token(api: FakeApi, run: Run) -> None:
+    run("users", "create", "ada")
+    code, out, _ = run("users", "grant", "ada", "0.003", "--reason", "sorry", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert (made["entry"], made["tokens"], made["reason"]) == ("grant", 0.003, "sorry")
+    code, out, _ = run("users", "adjust", "ada", "-2.5", "--day", "2026-01-04", "--reason", "wrong size", "--json")
+    made = json.loads(out)
+    assert (code, made["entry"], made["tokens"], made["day"]) == (0, "adjustment", -2.5, "2026-01-04")
+    code, _, err = run("users", "adjust", "ada", "4", "--reason", "by telephone")
+    assert code == 0 and "4 tokens charged: ada has used 4 of 20" in err
+    assert "5 tokens granted" in run("users", "grant", "ada", "5", "-r", "sorry")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("grant", "ada", "0.0001", "--reason", "r"),
+        ("grant", "ada", "five", "--reason", "r"),
+        ("grant", "ada", "nan", "--reason", "r"),
+        ("grant", "ada", "0", "--reason", "r"),
+        ("grant", "ada", "5"),
+        ("adjust", "ada", "-0.0005", "--reason", "r"),
+        ("adjust", "ada", "5", "--day", "yesterday", "--reason", "r"),
+        ("adjust", "ada", "5", "--dya", "2026-01-04", "--reason", "r"),
+    ],
+)
+def test_an_entry_that_is_not_exact_is_refused_before_it_is_sent(
+    api: FakeApi, run: Run, arguments: tuple[str, ...]
+) -> None:
+    run("users", "create", "ada")
+    assert run("users", *arguments)[0] == 2
+    assert not [seen for seen in api.seen if seen.path.endswith(("/grant", "/adjust"))]
+
+
 # Failures
 
 
