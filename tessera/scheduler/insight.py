@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from tessera.policy.failures import Circuit
 from tessera.policy.places import Standing
 from tessera.ports import Place, WorkerStatus
 from tessera.scheduler.board import Board
@@ -110,7 +111,18 @@ def waiting_eta(board: Board, job: MirroredJob, standing: Standing) -> tuple[flo
         load_s = 0.0 if resident else facts.load_s
     span = board.estimates.span(job.model, job.cost_mt)
     wait_s = standing.start_s + slot_free_s + load_s
-    return round(wait_s * 0.6 + span.low_s, 1), round(wait_s * 1.8 + span.high_s + 1, 1)
+    held_s = min((held_up_s(board, link, job.model, now) for link in able), default=0.0)
+    return round(held_s + wait_s * 0.6 + span.low_s, 1), round(held_s + wait_s * 1.8 + span.high_s + 1, 1)
+
+
+def held_up_s(board: Board, link: WorkerLink, model: str, now: float) -> float:
+    """For how long a worker takes no job of this model, as far as is known: a drain, an open circuit, an exclusion."""
+    until = [now, board.failures.excluded(link.name, now).get(model, now)]
+    if link.draining_until is not None:
+        until.append(link.draining_until.timestamp())
+    if board.failures.circuit(link.name, now) is Circuit.OPEN:
+        until.append(board.failures.circuit_until(link.name) or now)
+    return max(until) - now
 
 
 def running_eta(board: Board, job: MirroredJob, now: float) -> tuple[float, float]:

@@ -185,8 +185,9 @@ def test_an_offline_worker_is_named_with_the_time_since(here: Here) -> None:
 def test_a_drain_is_told_with_its_end(here: Here) -> None:
     job = here.job()
     here.link.draining_until = datetime.now(UTC) + timedelta(hours=2)
-    [reason, *_] = here.explain(job).reasons
-    assert (reason.code, reason.until) == (WaitCode.DRAINING, here.link.draining_until)
+    found = here.explain(job)
+    assert (found.reasons[0].code, found.reasons[0].until) == (WaitCode.DRAINING, here.link.draining_until)
+    assert found.eta_low_s > 7100
 
 
 def test_an_excluded_model_is_told_with_its_end(here: Here) -> None:
