@@ -17,12 +17,15 @@ from tessera.errors import Busy
 from tessera.ids import new_id
 from tessera.jobs import Kind
 from tessera.runs import RunSpec, WorkerAway
-from tessera.scheduler.board import Board
+from tessera.scheduler.board import Board, DeviceSpec
+from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
 from tessera.scheduler.drains import SETTLE_S, follow_drains
 from tessera.scheduler.links import WorkerLink
 from tessera.scheduler.notifier import Notifier
 from tessera.store.database import Database, connect
 from tests.fakes.workers import LocalWorker
+from tests.integration.conftest import add_user
+from tests.integration.test_dispatcher import Platform
 
 
 class Counted(LocalWorker):
@@ -205,3 +208,89 @@ async def test_a_drain_that_is_repeated_stays_the_same_and_one_after_its_end_is_
 async def test_only_workers_and_nodes_can_be_drained(connection: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="drains_kind_known"):
         await connection.execute("INSERT INTO drains (target, kind, until, actor) VALUES ('x', 'user', now(), 'test')")
+
+
+# ------------------------------------------------------------------ with the whole scheduler
+
+
+class Whole(Platform):
+    """A scheduler with a worker that has two heavy models, on a device of 12,000 MiB."""
+
+    def new_worker(self) -> Worker:
+        self.engine = NoopEngine(["noop-a", "noop-b"], slots=2, device=NoopDevice(12_000), load_s=0.05)
+        return Worker(name="w", engine=self.engine, artifacts=self.store, slots=2, models=["noop-a", "noop-b"])
+
+    def start(self) -> Dispatcher:
+        dispatcher = Dispatcher(
+            dsn=self.dsn,
+            workers=[
+                WorkerSpec(name="w", models=["noop-a", "noop-b"], slots=2, port=self.worker, node="pc1", device="gpu")
+            ],
+            devices=[DeviceSpec(name="gpu", node="pc1", vram_mib=12_000)],
+            artifacts=self.store,
+            catalog=catalog_of(["noop-a", "noop-b"]),
+            holder="test",
+            lease_s=3.0,
+            random_source=lambda: 0.0,
+        )
+        self.tasks.append(asyncio.create_task(dispatcher.run()))
+        return dispatcher
+
+    async def free_mib(self) -> int | None:
+        return (await self.engine.capacity()).free_mib
+
+
+@pytest.fixture
+async def whole(database_url: str, connection: asyncpg.Connection, tmp_path: Path) -> AsyncIterator[Whole]:
+    user = await add_user(connection, daily_mt=1_000_000, max_queued=1000, max_running=100, submissions_per_min=10_000)
+    made = Whole(database_url, connection, tmp_path, user)
+    yield made
+    await made.close()
+
+
+async def test_a_drain_lets_what_runs_end_and_what_is_queued_wait_and_counts_no_failure(
+    whole: Whole, database: Database
+) -> None:
+    dispatcher = whole.start()
+    running = await whole.submit("sleep 1.5", model="noop-a")
+
+    async def runs() -> bool:
+        return await whole.state(running) == "running"
+
+    await whole.until(runs)
+    await database.row("set_drain", target="pc1", kind="node", for_s=60.0, actor="test", reason="")
+    link = dispatcher.board.links["w"]
+
+    async def drains() -> bool:
+        return link.draining_until is not None
+
+    await whole.until(drains)
+    waiting = await whole.submit(model="noop-a")
+    assert await whole.final(running) == ["completed"]
+
+    async def freed() -> bool:
+        return await whole.free_mib() == 12_000
+
+    await whole.until(freed)
+    await asyncio.sleep(1.0)
+    assert await whole.state(waiting) == "queued"
+    assert await whole.free_mib() == 12_000  # nothing is loaded for a job that could not run
+    await database.row("clear_drain", target="pc1")
+    assert await whole.final(waiting) == ["completed"]
+    rows = await whole.connection.fetch("SELECT attempt, failures FROM jobs")
+    assert [(row["attempt"], row["failures"]) for row in rows] == [(1, 0), (1, 0)]
+    await whole.books()
+
+
+async def test_a_scheduler_that_starts_during_a_drain_starts_nothing(whole: Whole, database: Database) -> None:
+    await database.row("set_drain", target="w", kind="worker", for_s=2.0, actor="test", reason="")
+    job = await whole.submit(model="noop-a")
+    dispatcher = whole.start()
+
+    async def leads() -> bool:
+        return dispatcher.leading
+
+    await whole.until(leads)
+    assert not dispatcher.board.links["w"].takes_jobs
+    assert await whole.state(job) == "queued"
+    assert await whole.final(job) == ["completed"]  # the drain has ended by itself
