@@ -363,6 +363,9 @@ class RayHead:
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the default of 30 s would be added to each stop
+            # Three checks in a row have to fail before a dead proxy is replaced, and until then nobody is served: with
+            # Serve's 10 s a probe job went through 26 and 28 s after a kill, with 2 s after 11 and 16 (make chaos).
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # far from the limit of one core at 3,000 requests per second
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(self.temp_dir / "haproxy-on-loopback"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

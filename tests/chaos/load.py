@@ -310,13 +310,13 @@ class _Choices:
 
 
 def _body(choose: random.Random) -> dict[str, Any]:
-    what = choose.choices(("sleep", "long", "fail", "image", "speech"), (58, 16, 6, 10, 10))[0]
+    what = choose.choices(("sleep", "long", "fail", "image", "speech"), (52, 20, 6, 11, 11))[0]
     body: dict[str, Any]
     match what:
         case "sleep":
             body = _noop(f"sleep {choose.uniform(0.02, 1.5):.2f}")
         case "long":
-            body = _noop(f"sleep {choose.uniform(3, 6):.2f}")
+            body = _noop(f"sleep {choose.uniform(3, 9):.2f}")
         case "fail":
             body = _noop(f"fail {choose.choice(('invalid', 'oom', 'lost', 'bad'))}")
         case "image":
