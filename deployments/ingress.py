@@ -14,6 +14,7 @@ from tessera.admission import Admission
 from tessera.api.app import create_app
 from tessera.api.feed import Feed
 from tessera.api.services import Services
+from tessera.api.watermarks import Watermarks
 from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
 from tessera.config import Settings
@@ -34,16 +35,20 @@ class Ingress:
         configure_logs("ingress")
         settings = Settings.from_environment()
         scheduler = ActorScheduler()
+        db = Database.open(settings.database_url, pool_size=POOL, name="tessera-ingress")
+        artifacts = open_store(settings.artifacts_url)
         self._services = Services(
             settings=settings,
             catalog=catalog_of(m for worker in settings.cluster.enabled_workers() for m in worker.models),
-            db=Database.open(settings.database_url, pool_size=POOL, name="tessera-ingress"),
+            db=db,
             admission=Admission(settings.database_url),
-            artifacts=open_store(settings.artifacts_url),
+            artifacts=artifacts,
             scheduler=scheduler,
             feed=Feed(settings.database_url, scheduler),
+            watermarks=Watermarks(settings.cluster.ingress, db, artifacts),
         )
         self._services.feed.start()
+        self._services.watermarks.start()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve adds the id that it has found or made in the request.
@@ -55,6 +60,7 @@ class Ingress:
     async def __del__(self) -> None:
         services: Any = getattr(self, "_services", None)
         if services is not None:
+            await services.watermarks.close()
             await services.feed.close()
             await services.admission.close()
             await services.db.close()

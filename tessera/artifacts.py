@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -89,6 +90,10 @@ class ArtifactStore(ArtifactPort, Protocol):
 
     async def check(self) -> None:
         """Raises StorageFull or Unavailable when a ``put`` could not succeed now."""
+        ...
+
+    def free_mib(self) -> int | None:
+        """What is left on its disk, in MiB; None where there is no telling. It blocks for a moment."""
         ...
 
     async def collect(self, referenced: Referenced, older_than: timedelta) -> Collected: ...
@@ -170,6 +175,10 @@ class FolderStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def free_mib(self) -> int | None:
+        folder = next((each for each in (self.path, *self.path.parents) if each.exists()), None)
+        return shutil.disk_usage(folder).free // 2**20 if folder is not None else None
 
     async def put(self, data: bytes) -> str:
         return await asyncio.to_thread(self._put, hashlib.sha256(data).hexdigest(), len(data), data)
@@ -406,6 +415,9 @@ class ObjectStore:
             client_options=client,  # type: ignore[arg-type]
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
         )
+
+    def free_mib(self) -> int | None:
+        return None
 
     async def put(self, data: bytes) -> str:
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())

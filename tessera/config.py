@@ -120,6 +120,8 @@ class IngressConfig(_Frozen):
     port: Port = 8000
     max_ongoing_requests: int = Field(default=2048, ge=1)  # open event streams count: each one is a request
     graceful_shutdown_s: float = Field(default=10.0, gt=0)
+    max_backlog: int = Field(default=1_000_000, ge=1)  # waiting jobs of all users; past it submissions answer 503
+    min_free_disk_mib: int = Field(default=512, ge=0)  # of the artifact folder's disk; below it, too
 
 
 class ClusterConfig(_Frozen):

@@ -151,6 +151,10 @@ SELECT j.output ->> 'text' AS text FROM jobs j WHERE j.id = :job_id
 -- Whether Postgres answers, and can be written to.
 SELECT NOT pg_is_in_recovery() AS writable
 
+-- name: backlog
+-- How many jobs of all users wait.
+SELECT coalesce(sum(s.queued), 0)::bigint AS waiting FROM user_state s WHERE s.queued > 0
+
 -- name: jobs_for_metrics
 -- Jobs that wait or run, and those that ended in the last hour; each part has its partial index.
 SELECT j.state, j.kind, j.tier, count(*)::integer AS jobs FROM jobs j WHERE j.state = 'created' GROUP BY j.state, j.kind, j.tier

@@ -36,14 +36,18 @@ async def healthz() -> Response:
     openapi_extra={"security": []},
 )
 async def readyz(request: Request) -> Response:
-    """200 while Postgres takes writes: jobs are then accepted, and kept for workers that are offline."""
+    """200 while Postgres takes writes and no watermark is passed: jobs are then accepted, and kept for workers that
+    are offline.
+    """
     api = api_of(request)
-    accepting, workers = await asyncio.gather(_database_accepts(api), api.workers.get())
+    database, workers = await asyncio.gather(_database_accepts(api), api.workers.get())
+    accepting = database and not api.services.watermarks.over
     body: dict[str, Any] = {
         "status": "ready" if accepting else "unavailable",
-        "database": "ok" if accepting else "unreachable",
+        "database": "ok" if database else "unreachable",
         "scheduler": "ok" if workers is not None else "unreachable",
         "workers": [{"name": worker.name, "online": worker.online} for worker in workers or ()],
+        "watermarks": sorted(api.services.watermarks.over),
         "offline": [worker.name for worker in workers or () if not worker.online],
     }
     headers = {"Cache-Control": "no-store"}

@@ -56,6 +56,7 @@ async def submit(request: Request) -> Response:
     api = api_of(request)
     services = api.services
     caller = await api.authenticator.authorize(request, "jobs", counted=False)
+    services.watermarks.check()
     key = read_idempotency_key(request.headers.get("idempotency-key"))
     wanted = read_submission(await request.body(), services.clock())
     context = context_of(request)

@@ -412,6 +412,7 @@ class Ready(_Answer):
     status: Literal["ready", "unavailable"]
     database: Literal["ok", "unreachable"]
     scheduler: Literal["ok", "unreachable"]
+    watermarks: list[Literal["backlog", "disk"]]
     workers: list[ReadyWorker]
     offline: list[str]
 

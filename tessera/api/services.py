@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from tessera.admission import Admission
 from tessera.api.feed import Feed
+from tessera.api.watermarks import Watermarks
 from tessera.artifacts import ArtifactStore
 from tessera.catalog import Catalog
 from tessera.config import Settings
@@ -31,5 +32,6 @@ class Services:
     artifacts: ArtifactStore
     scheduler: SchedulerPort
     feed: Feed
+    watermarks: Watermarks
     clock: Callable[[], datetime] = utc_now
     heartbeat_s: float = 15.0  # proxies close a silent stream after 30 s or more

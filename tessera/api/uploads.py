@@ -37,6 +37,7 @@ async def upload(request: Request, caller: User) -> Response:
     """
     api = api_of(request)
     services = api.services
+    services.watermarks.check()
     async with received_file(request, "file", MAX_UPLOAD_BYTES) as (path, size):
         if size == 0:
             raise InvalidInput(

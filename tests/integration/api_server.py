@@ -20,6 +20,7 @@ from tessera.admission import Admission
 from tessera.api.app import create_app
 from tessera.api.feed import Feed
 from tessera.api.services import Services
+from tessera.api.watermarks import Watermarks
 from tessera.artifacts import ArtifactStore, FolderStore
 from tessera.catalog import catalog_of
 from tessera.config import ClusterConfig, NodeConfig, Settings
@@ -180,20 +181,23 @@ async def running(
     """An API of its own, up while the context lasts."""
     scheduler = FakeScheduler()
     files = store or FolderStore(folder / "artifacts")
+    cluster = settings.pop("cluster", ClusterConfig(nodes=(NodeConfig(name="pc2"),)))
+    db = Database.open(database_url, pool_size=4)
     services = Services(
         settings=Settings(
             home=folder,
             database_url=database_url,
             artifacts_url=f"file://{folder}/artifacts",
-            cluster=settings.pop("cluster", ClusterConfig(nodes=(NodeConfig(name="pc2"),))),
+            cluster=cluster,
             **settings,
         ),
         catalog=catalog_of([*MODELS, "noop"]),
-        db=Database.open(database_url, pool_size=4),
+        db=db,
         admission=Admission(database_url),
         artifacts=files,
         scheduler=scheduler,
         feed=Feed(database_url, scheduler),
+        watermarks=Watermarks(cluster.ingress, db, files),
         heartbeat_s=heartbeat_s,
     )
     services.feed.start()

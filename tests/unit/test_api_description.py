@@ -16,6 +16,7 @@ from tessera.api.app import create_app
 from tessera.api.docs import docs
 from tessera.api.feed import Feed
 from tessera.api.services import Services
+from tessera.api.watermarks import Watermarks
 from tessera.artifacts import FolderStore
 from tessera.catalog import catalog_of
 from tessera.config import ClusterConfig, NodeConfig, Settings
@@ -30,15 +31,17 @@ OPEN = {"/v1/models", "/v1/plans", "/healthz", "/readyz"}
 def description(tmp_path: Path) -> dict[str, Any]:
     dsn, scheduler = "postgresql://nobody@127.0.0.1:1/nothing", FakeScheduler()
     cluster = ClusterConfig(nodes=(NodeConfig(name="pc2"),))
+    db, artifacts = Database.open(dsn), FolderStore(tmp_path)
     app = create_app(
         Services(
             settings=Settings(home=tmp_path, database_url=dsn, artifacts_url="", cluster=cluster),
             catalog=catalog_of([]),
-            db=Database.open(dsn),
+            db=db,
             admission=Admission(dsn),
-            artifacts=FolderStore(tmp_path),
+            artifacts=artifacts,
             scheduler=scheduler,
             feed=Feed(dsn, scheduler),
+            watermarks=Watermarks(cluster.ingress, db, artifacts),
         )
     )
     return app.openapi()
