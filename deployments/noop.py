@@ -33,6 +33,7 @@ from tessera.engine import (
 from tessera.errors import (
     BadOutput,
     Busy,
+    ContentWithheld,
     EngineError,
     InvalidInput,
     Lost,
@@ -55,6 +56,7 @@ FAILURES: dict[str, type[TesseraError]] = {
     "lost": Lost,
     "stuck": Stuck,
     "bad": BadOutput,
+    "withheld": ContentWithheld,
 }
 
 
@@ -99,7 +101,7 @@ class NoopEngine:
     """An engine (``tessera.engine.Engine``) whose runs end at once with an empty text.
 
     The prompt may hold one directive: ``sleep 2.5`` (seconds, with progress every 0.1 s; a cancel ends it),
-    ``fail invalid|oom|lost|stuck|bad`` (raises that error), ``exit`` (ends the process with status 13).
+    ``fail invalid|oom|lost|stuck|bad|withheld`` (raises that error), ``exit`` (ends the process with status 13).
     ``models``: those of the catalogue that it serves. ``slots``: runs at a time; one more raises Busy.
     ``device``: whose memory its heavy models take; ``load_s`` and ``unload_s``: how long that takes.
     ``backend``: keeps the runs; without one they end with this object.

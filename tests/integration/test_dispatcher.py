@@ -19,6 +19,7 @@ from tessera.catalog import catalog_of
 from tessera.ids import new_id
 from tessera.scheduler.board import DeviceSpec
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
+from tessera.store.audit import audit
 from tests.fakes.workers import LocalWorker
 from tests.integration.conftest import add_user
 
@@ -212,6 +213,16 @@ async def test_a_job_that_fails_for_good_is_refunded_and_says_why(platform: Plat
     row = await platform.connection.fetchrow("SELECT error, charged_mt, attempt FROM jobs WHERE id = $1", job)
     assert (row["error"]["code"], row["charged_mt"], row["attempt"]) == ("invalid_input", 0, 1)
     await platform.books()
+
+
+async def test_an_engine_that_withholds_its_results_is_charged_for_from_the_fourth_of_a_day(platform: Platform) -> None:
+    platform.start_scheduler()
+    jobs = [await platform.submit("fail withheld") for _ in range(4)]
+    assert await platform.final(*jobs) == ["failed"] * 4
+    rows = await platform.connection.fetch("SELECT error, charged_mt, attempt FROM jobs WHERE id = ANY($1)", jobs)
+    assert {(row["error"]["code"], row["attempt"]) for row in rows} == {("content_withheld", 1)}
+    assert sorted(row["charged_mt"] for row in rows) == [0, 0, 0, 1000]
+    assert (await audit(platform.dsn)).balanced
 
 
 async def test_a_deadline_that_passes_in_the_queue_expires_the_job_and_refunds_it(platform: Platform) -> None:
