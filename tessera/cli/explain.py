@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from tessera.cli.options import JsonOption
@@ -229,7 +230,7 @@ def _reasons(found: Explanation) -> RenderableType:
             _until(reason, found.as_of),
             Text(clean(reason.message)),
         )
-    return rows
+    return _last_wraps(rows)
 
 
 def _until(reason: WaitReason, now: datetime | None) -> str:
@@ -351,4 +352,11 @@ def _workers(found: Explanation) -> RenderableType:
         if operator:
             cells += [f"{worker.free_slots} of {worker.slots}", "yes" if worker.resident else "no"]
         rows.add_row(*cells, Text(clean(worker.why_not)))
+    return _last_wraps(rows)
+
+
+def _last_wraps(rows: Table) -> Table:
+    """Where room is short, the sentence in the last column takes more lines; names and codes stay whole."""
+    for column in rows.columns:
+        column.no_wrap = column is not rows.columns[-1]
     return rows

@@ -47,9 +47,9 @@ WAITING: dict[str, Any] = {
 }
 
 
-def told(**changes: Any) -> str:
+def told(width: int = 200, **changes: Any) -> str:
     """The page as it goes into a pipe."""
-    console = Console(width=200, highlight=False, color_system=None)
+    console = Console(width=width, highlight=False, color_system=None)
     with console.capture() as captured:
         console.print(Group(*page(Explanation.model_validate(WAITING | changes))))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
@@ -144,6 +144,17 @@ def test_text_of_the_server_cannot_steer_the_terminal() -> None:
     worker = {"name": "w\x1b[31m", "why_not": "\x9bx"}
     text = told(summary="s\x1b[2J", reasons=reasons, workers=[worker])
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+def test_on_a_narrow_terminal_sentences_wrap_and_codes_stay_whole() -> None:
+    message = "heavy-b is not loaded on gpu, where heavy-a is. It is swapped in when that pays or its turn comes."
+    worker = {"name": "preview-visual", "node": "pc1", "device": "gpu", "online": True, "why_not": message}
+    reasons = [{"code": "scheduler_restarting", "message": message, "data": {}}, {"code": "model_load"}]
+    text = told(width=90, reasons=reasons, workers=[worker], summary=message)
+    assert "…" not in text and all(len(line) <= 90 for line in text.splitlines())
+    assert "the scheduler " in text and " scheduler_restarting " in text and " model_load " in text
+    assert "preview-visual  pc1/gpu" in text
+    assert [text.count(word) for word in ("heavy-b", "turn")] == [3, 3], "nothing of the sentences is cut off"
 
 
 def test_ordinals() -> None:
