@@ -76,9 +76,6 @@ def _of_waiting(board: Board, job: MirroredJob, now: float) -> Explanation:
         summary=message,
         eta=(round(wait_s + span.low_s, 1), round(2 * wait_s + span.high_s + 1, 1)),
         reasons=[WaitReason(code=code, message=message, until=_time(until), data={"failures": job.failures})],
-        position=1,
-        position_in_tier=1,
-        position_of_user=1,
     )
 
 
@@ -131,6 +128,8 @@ def _reasons(board: Board, job: MirroredJob, now: float, *, ahead: int, own_ahea
             )
         )
     reasons += _no_worker(board, job, able, now)
+    if any(reason.code is WaitCode.DOES_NOT_FIT for reason in reasons):
+        return reasons  # it never starts, so nothing else holds it up
     queue = board.policy.queue
     if queue.at_cap(job.user_id):
         running, cap = queue.running.get(job.user_id, 0), queue.caps.get(job.user_id, 1)

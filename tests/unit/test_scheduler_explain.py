@@ -218,7 +218,7 @@ def test_a_paused_kind_is_told_in_the_operators_words(here: Here) -> None:
 
 def test_a_model_larger_than_the_device_is_said_to_be(here: Here) -> None:
     job = here.job("huge")
-    assert here.codes(job)[0] is WaitCode.DOES_NOT_FIT
+    assert here.codes(job) == [WaitCode.DOES_NOT_FIT]
     assert "Cancel" in here.explain(job).summary
 
 
