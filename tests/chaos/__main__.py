@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import atexit
 import json
+import os
 import random
 import shutil
 import signal
@@ -22,16 +23,17 @@ from tests.chaos.platform import DidNotStart, Installation, free_port, make
 from tests.chaos.report import Report
 from tests.chaos.run import Run
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, soft_wrap=True)
+KEPT = "kept"  # in a folder that a person wants to look at
 
 
 def main() -> int:
     options = _options()
     wanted = [fault for fault in faults.FAULTS if options.faults is None or fault.name in options.faults]
-    for name in nodes.remove_leftovers():
+    for name in [*nodes.remove_leftovers(), *_remove_folders()]:
         CONSOLE.print(f"removed {name}, left by an earlier run")
-    isolated = options.nodes == 2 and nodes.isolation_possible()
-    folder = Path(tempfile.mkdtemp(prefix="tessera-chaos-"))
+    isolated = options.nodes == 2 and not options.beside and nodes.isolation_possible()
+    folder = Path(tempfile.mkdtemp(prefix=f"{nodes.PREFIX}{os.getpid()}-"))
     node = nodes.SecondNode(folder=folder, isolated=isolated) if options.nodes == 2 else None
     installation = make(folder, node=node, port=free_port())
     mounted = faults.mount_store(installation.home)
@@ -59,6 +61,7 @@ def main() -> int:
         if cleaned:
             return
         cleaned = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it behind
         ended = installation.down()
         if node is not None:
             node.remove()
@@ -66,6 +69,7 @@ def main() -> int:
         if ended and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
+            (folder / KEPT).touch()
             CONSOLE.print(f"kept: {folder}")
 
     atexit.register(clean)
@@ -77,6 +81,9 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         report.stopped = "interrupted"
+    except Exception as error:  # noqa: BLE001 (told with the table; what was seen until then counts)
+        CONSOLE.print_exception()
+        report.stopped = f"the suite itself failed: {type(error).__name__}: {error}"
     finally:
         _keep_logs(installation, options, report)
         clean()
@@ -120,6 +127,21 @@ async def _chaos(
             await node.close()
 
 
+def _remove_folders() -> list[str]:
+    """End and remove the homes of runs that were killed: their pid is in the name."""
+    removed = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{nodes.PREFIX}*-*"):
+        pid = folder.name.removeprefix(nodes.PREFIX).split("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and not (folder / KEPT).exists():
+            left = make(folder, node=None, port=free_port())
+            ended = left.down()
+            faults.unmount_store(left.home)
+            if ended:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(str(folder))
+    return removed
+
+
 def _keep_logs(installation: Installation, options: argparse.Namespace, report: Report) -> None:
     """A run that found something leaves its logs beside it."""
     if report.good or options.logs is None:
@@ -159,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=_names(names), default=None, help=f"some of {','.join(names)}")
     parser.add_argument("--short", action="store_true", help="each fault once, whatever the minutes")
     parser.add_argument("--nodes", type=int, choices=(1, 2), default=2, help="nodes of the cluster (2)")
+    parser.add_argument("--beside", action="store_true", help="the second node without namespaces, as where not root")
     parser.add_argument("--json", type=Path, default=None, help="write the result there")
     parser.add_argument("--logs", type=Path, default=None, help="copy all logs there when something was found")
     parser.add_argument("--keep", action="store_true", help="leave the home in place at the end")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -53,24 +52,26 @@ class Run:
         await self.load.start()
         self.load.resume()
         try:
-            while True:
-                order = list(self.faults)
-                self.scene.choose.shuffle(order)
-                for fault in order:
-                    if not once and time.monotonic() - self.began > seconds:
-                        return
-                    await self._one(fault)
-                    if self.report.stopped:
-                        return
-                if once:
-                    return
-        finally:
+            await self._rounds(seconds, once)
             self.load.pause()
-            with suppress(Exception):
-                await self._finish()
+            await self._finish()
+        finally:
             self.report.minutes = (time.monotonic() - self.began) / 60
             self.report.counts = dict(self.load.counts) | {"artifacts read": self._checker.artifacts_read}
             await self.load.close()
+
+    async def _rounds(self, seconds: float, once: bool) -> None:
+        while True:
+            order = list(self.faults)
+            self.scene.choose.shuffle(order)
+            for fault in order:
+                if not once and time.monotonic() - self.began > seconds:
+                    return
+                await self._one(fault)
+                if self.report.stopped:
+                    return
+            if once:
+                return
 
     # ------------------------------------------------------------------ one fault
 
