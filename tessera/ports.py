@@ -113,9 +113,9 @@ class WorkerView:
 class Explanation:
     """Why a live job waits, or where it runs. Jobs that ended, or that the scheduler has not seen yet, have none.
 
-    ``position``: 1 starts next, 0 has no place in line (it runs, or its time has not come); ``position_in_tier`` among its tier's jobs for the same devices; ``position_of_user``
-    among its user's own. ``ahead``: jobs that are served before it, by tier, as the policy sees it now.
-    ``own_s``: what its run is expected to take, in seconds.
+    ``position``: 1 starts next, 0 has no place in line (it runs, or its time has not come); ``position_in_tier`` among
+    its tier's jobs for the same devices; ``position_of_user`` among its user's own. ``ahead``: jobs that are served
+    before it, by tier, as the policy sees it now. ``own_s``: what its run is expected to take, in seconds.
     """
 
     job_id: UUID
