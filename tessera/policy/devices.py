@@ -1,13 +1,17 @@
 """Devices: which tier a device's seconds go to next, and which models are resident on it.
 
 Stride scheduling over the tiers (Waldspurger and Weihl, https://www.usenix.org/legacy/publications/library/proceedings/osdi/full_papers/waldspurger.pdf):
-each tier has a pass that rises by seconds / share as it is served, and the lowest pass goes next. A tier that had no
-work for a while starts at the device's virtual time: nothing is banked. Pure; times are seconds since the epoch.
+each tier has a pass that rises by seconds / share as it is served. The virtual time is what all passes would be if each
+tier had had exactly its share. Of the tiers that are not ahead of it, the one goes next whose job would be due first
+(Stoica and Abdel-Wahab, https://people.eecs.berkeley.edu/~istoica/papers/eevdf-tr-95.pdf): by the lowest pass alone, a
+tier of short jobs would wait for one long job of each other tier in a row. A tier that had no work for a while starts
+at the virtual time: nothing is banked. Pure; times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -84,13 +88,18 @@ class Device:
         """The pass that a tier competes with now."""
         return self.passes[tier] if tier in self.active else max(self.passes[tier], self.virtual)
 
-    def charge(self, tier: Tier, seconds: float, share: float, competing: frozenset[Tier]) -> None:
+    def virtual_of(self, competing: Collection[Tier], shares: Mapping[Tier, float]) -> float:
+        """The virtual time among these tiers: the mean of their passes, weighted by their shares."""
+        total = sum(shares[tier] for tier in competing)
+        return sum(shares[tier] * self.pass_of(tier) for tier in competing) / total
+
+    def charge(self, tier: Tier, seconds: float, shares: Mapping[Tier, float], competing: frozenset[Tier]) -> None:
         """The tier is given so many of the device's seconds."""
         for newcomer in competing - self.active:
             self.passes[newcomer] = max(self.passes[newcomer], self.virtual)
         self.active = competing
-        self.virtual = max(self.virtual, self.passes[tier])
-        self.passes[tier] += seconds / share
+        self.passes[tier] += seconds / shares[tier]
+        self.virtual = self.virtual_of(competing, shares)
 
     def correct(self, tier: Tier, seconds: float, share: float) -> None:
         """It took so many seconds more, or less, than was charged."""

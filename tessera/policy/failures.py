@@ -51,10 +51,12 @@ class _Record:
 
     def failed(self, job: UUID, limit: int, pause_s: float, now: float) -> bool:
         """Returns whether it is left out from now on."""
+        if self.tripped and now < self.until:
+            return False  # what still ran there when it was left out: the same incident
         self.jobs = [*self.jobs[-(limit - 1) :], job] if limit > 1 else [job]
         half_open = self.tripped and now >= self.until
         if half_open or (len(self.jobs) >= limit and len(set(self.jobs)) > 1):
-            self.until = now + min(MAX_PAUSE_S, pause_s * 2**self.pauses)
+            self.until = now + min(MAX_PAUSE_S, pause_s * 2 ** min(self.pauses, 16))
             self.pauses += 1
             self.tripped = True
             return True

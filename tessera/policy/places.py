@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.jobs import Tier
-from tessera.policy.queue import QueuedJob
+from tessera.policy.queue import Backlog, Lane, QueuedJob
 from tessera.policy.state import Policy
 
 Numbers = NDArray[np.float64]
@@ -47,9 +48,11 @@ class _Crowd:
         """How many jobs start before a tag, and the seconds that they take together."""
         if not len(self.tags):
             return 0, 0.0
-        reached = np.ceil((tag - self.tags) / self.costs)
-        tied = (self.tags == tag) & (self.tickets < ticket)
-        counts = np.clip(np.where(tied, 1, reached), 0, self.jobs)
+        turns = (tag - self.tags) / self.costs
+        whole = np.round(turns)
+        tied = np.abs(turns - whole) < 1e-6  # the same tag: who stands before the other stays there, turn after turn
+        reached = np.where(tied, whole + (self.tickets < ticket), np.ceil(turns))
+        counts = np.clip(reached, 0, self.jobs)
         return int(counts.sum()), float((counts * self.seconds).sum())
 
     def all(self) -> tuple[int, float]:
@@ -76,7 +79,7 @@ class Places:
         backlog = queue.lanes[job.model].users[job.user_id]
         own_ahead = max(0, job.order - backlog.jobs[0].order) if backlog.jobs else 0
         own_ahead = min(own_ahead, backlog.live - 1)
-        first = max(backlog.key if backlog.ticket >= 0 else queue.tag(job.user_id), queue.finish.get(job.user_id, 0.0))
+        first = _tag(queue.lanes[job.model], job.user_id, backlog)
         mean_cost = backlog.cost_mt / max(1, backlog.live)
         tag, ticket = first + own_ahead * mean_cost, float(backlog.ticket)
         in_tier, tier_s = self._crowd(job.tier, models, now).before(tag, ticket)
@@ -139,8 +142,15 @@ class Places:
                 continue
             per_mt = estimates.seconds(model, 1_000_000) / 1_000_000
             for user, backlog in lane.users.items():
-                tag = max(backlog.key if backlog.ticket >= 0 else queue.tag(user), queue.finish.get(user, 0.0))
+                tag = _tag(lane, user, backlog)
                 mean = backlog.cost_mt / max(1, backlog.live)
                 rows.append((tag, float(backlog.ticket), float(backlog.live), max(mean, 1e-9), per_mt * mean))
         columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
         return _Crowd(*columns)
+
+
+def _tag(lane: Lane, user: UUID, backlog: Backlog) -> float:
+    """Where a user of a lane stands, from the virtual time of its pool on, as ``Queue.head`` has it."""
+    pool = lane.pool
+    listed = backlog.key if backlog.listed else pool.tag(user)
+    return max(listed, pool.finish.get(user, 0.0)) - pool.virtual

@@ -16,6 +16,8 @@ from tessera.policy.estimates import Estimates
 from tessera.policy.queue import Queue, QueuedJob
 from tessera.policy.rules import RULES, TIER_RANK, Rules
 
+_SAME = 1e-6  # passes so close together are equal: sums of the same seconds in another order
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -134,10 +136,10 @@ def _fullness(workers: Sequence[FreeWorker]) -> float:
 
 
 def _on_device(snapshot: Snapshot, device: Device, workers: Sequence[FreeWorker], now: float) -> Action | None:
-    reserved = device.reserved
-    if reserved is not None and not snapshot.queue.has_work(reserved.model):
-        return Unreserve(device=device.name)
     view = _View(device, _workers_by_model(snapshot, device, workers), snapshot, now)
+    reserved = device.reserved
+    if reserved is not None and not _still_wanted(view, reserved, workers):
+        return Unreserve(device=device.name)
     for tier, queue in snapshot.queue.tiers.items():
         lanes = queue.lanes
         found = [
@@ -152,13 +154,45 @@ def _on_device(snapshot: Snapshot, device: Device, workers: Sequence[FreeWorker]
     view.competing = frozenset(view.heads)
     if reserved is not None and device.loading is None and _idle(device, reserved.evict):
         return Load(device=device.name, swap=reserved, competing=view.competing)
-    if device.window.video_share(now) > snapshot.rules.video_share:
-        _leave_video_out(view)
-    for tier in sorted(view.heads, key=lambda tier: (device.pass_of(tier), TIER_RANK[tier])):
+    if device.window.video_share(now) <= snapshot.rules.video_share:
+        return _by_tiers(view)
+    everything = view.heads
+    _leave_video_out(view)
+    action = _by_tiers(view)
+    if action is None and view.heads is not everything:
+        view.heads = everything  # nothing else can use the slot: a video that is loaded may, but none is brought in
+        action = _by_tiers(view)
+        action = action if isinstance(action, Start) else None
+    return action
+
+
+def _by_tiers(view: _View) -> Action | None:
+    """The tier that is owed device-seconds and whose next job is due first; those that are ahead only if none can."""
+    device, rules = view.device, view.snapshot.rules
+    virtual = device.virtual_of(view.competing, rules.shares)
+
+    def urgency(tier: Tier) -> tuple[bool, float, int]:
+        at = device.pass_of(tier)
+        head = min(view.heads[tier])[2]
+        seconds = view.snapshot.estimates.seconds(head.model, head.cost_mt, view.worker_of[head.model].name)
+        return at > virtual + _SAME, at + seconds / rules.shares[tier], TIER_RANK[tier]
+
+    for tier in sorted(view.heads, key=urgency):
         action = _in_tier(view, tier)
         if action is not None:
             return action
     return None
+
+
+def _still_wanted(view: _View, reserved: Swap, workers: Sequence[FreeWorker]) -> bool:
+    """Whether the reservation is for somebody, can be carried out, and makes room enough."""
+    if reserved.model not in view.worker_of or not view.snapshot.queue.has_work(reserved.model):
+        return False
+    if not any(worker.name == reserved.worker and reserved.model in worker.models for worker in workers):
+        return False
+    resident = view.device.resident
+    leaving_mib = sum(resident[model].vram_mib for model in reserved.evict if model in resident)
+    return view.device.taken_mib - leaving_mib + reserved.vram_mib <= view.device.vram_mib
 
 
 def _workers_by_model(snapshot: Snapshot, device: Device, workers: Sequence[FreeWorker]) -> dict[str, FreeWorker]:
@@ -169,12 +203,14 @@ def _workers_by_model(snapshot: Snapshot, device: Device, workers: Sequence[Free
             facts = snapshot.models.get(model)
             if facts is None or facts.kind in snapshot.paused or facts.vram_mib > device.vram_mib:
                 continue
-            other = best.get(model)
-            if other is None or worker.free / worker.slots > other.free / other.slots:
-                best[model] = worker
             resident = device.resident.get(model)
-            if resident is not None and resident.worker == worker.name:
-                best[model] = worker  # where it is loaded
+            home = resident.worker if resident is not None else None  # where it is loaded
+            other = best.get(model)
+            if other is None or (worker.name == home, worker.free / worker.slots) > (
+                other.name == home,
+                other.free / other.slots,
+            ):
+                best[model] = worker
     return best
 
 
@@ -192,35 +228,67 @@ def _leave_video_out(view: _View) -> None:
 
 def _in_tier(view: _View, tier: Tier) -> Action | None:
     heads = view.heads[tier]
-    within_reach = [head for head in heads if view.worker_of[head[2].model].free > 0]
+    within_reach = sorted(head for head in heads if view.worker_of[head[2].model].free > 0)
     if not within_reach:
         return None
-    first = min(within_reach)[2]
+    first = within_reach[0][2]
     if _can_run(view, first):
-        return _start(view, first, ())
+        return _start(view, first, (), within_reach)
     models = [head[2].model for head in within_reach]
     candidates = view.snapshot.queue.heads(tier, models, view.snapshot.rules.affinity_window, view.now)
     before: list[QueuedJob] = []
     for candidate in candidates:
         if _can_run(view, candidate):
-            return _start(view, candidate, tuple(before))
-        if not _may_pass_over(view, candidate):
-            break
-        before.append(candidate)
-    if len(within_reach) < len(heads) and _may_pass_over(view, first):
-        return None  # what is resident has more work and only waits for a slot: a swap does not pay yet
-    return _swap(view, tier, first)
+            return _start(view, candidate, tuple(before), within_reach)
+        if _may_pass_over(view, candidate):
+            before.append(candidate)
+            continue
+        action = _swap(view, tier, candidate)
+        if action is not None:
+            return action
+        # Its model cannot be brought in now whatever is done: a slot that stays empty would not help it.
+    # What is to leave for it may have more work and only wait for a slot: then a swap does not pay yet.
+    busy = {head[2].model for head in heads if view.worker_of[head[2].model].free == 0}
+    action = _swap(view, tier, first, keeping=busy if _may_pass_over(view, first) else ())
+    if action is not None:
+        return action
+    return next((_start(view, job, (), within_reach) for _, _, job in within_reach if _can_run(view, job)), None)
 
 
-def _start(view: _View, job: QueuedJob, passing_over: tuple[QueuedJob, ...]) -> Start:
+def _kept_out(view: _View, job: QueuedJob, heads: Sequence[tuple[float, int, QueuedJob]]) -> list[QueuedJob]:
+    """The heads of other workers for whose models there is no room while this job's stays: it passes them over.
+
+    They have a slot of their own, so the order of tags never comes to them: only their patience brings them in.
+    """
+    device, lanes = view.device, view.snapshot.queue.tiers[job.tier].lanes
+    if device.loading is not None or device.reserved is not None or job.model not in device.resident:
+        return []
+    room_mib = device.vram_mib - device.taken_mib
+    return [
+        other
+        for _, _, other in heads
+        if lanes[other.model].pool is not lanes[job.model].pool
+        and other.model not in device.resident
+        and view.snapshot.models[other.model].vram_mib > room_mib
+        and _may_pass_over(view, other)
+    ]
+
+
+def _start(
+    view: _View,
+    job: QueuedJob,
+    passing_over: tuple[QueuedJob, ...],
+    within_reach: Sequence[tuple[float, int, QueuedJob]],
+) -> Start:
     worker = view.worker_of[job.model]
+    kept_out = [other for other in _kept_out(view, job, within_reach) if other not in passing_over]
     return Start(
         job=job,
         worker=worker.name,
         device=view.device.name,
         seconds=view.snapshot.estimates.seconds(job.model, job.cost_mt, worker.name),
         competing=view.competing,
-        passing_over=passing_over,
+        passing_over=(*passing_over, *kept_out),
     )
 
 
@@ -253,8 +321,8 @@ def _load_s(view: _View, model: str) -> float:
     return view.snapshot.estimates.load_s(worker, model, view.snapshot.models[model].load_s)
 
 
-def _swap(view: _View, tier: Tier, job: QueuedJob) -> Action | None:
-    """Bring in the model of the job that is next: nobody whose model is resident may go before it."""
+def _swap(view: _View, tier: Tier, job: QueuedJob, keeping: Collection[str] = ()) -> Action | None:
+    """Bring in the model of a job that is next, or may not be passed over; nothing of ``keeping`` leaves for it."""
     device, now = view.device, view.now
     if device.loading is not None:
         return None  # one at a time
@@ -265,6 +333,8 @@ def _swap(view: _View, tier: Tier, job: QueuedJob) -> Action | None:
     evict = _victims(view, facts.vram_mib - (device.vram_mib - device.taken_mib))
     if evict is None:
         return None  # what is resident has not earned its load yet
+    if any(model in keeping for model in evict):
+        return None
     swap = Swap(
         model=job.model,
         worker=worker.name,
@@ -288,7 +358,8 @@ def _victims(view: _View, missing_mib: int) -> tuple[str, ...] | None:
     if missing_mib <= 0:
         return ()
     queue, now = view.snapshot.queue, view.now
-    wanted = {model: queue.has_work(model) for model in view.device.resident}
+    # What cannot be served now (its kind is paused, its worker left out) must not keep its place from those who can.
+    wanted = {model: model in view.worker_of and queue.has_work(model) for model in view.device.resident}
     evict: list[str] = []
     for resident in sorted(
         view.device.resident.values(), key=lambda each: (wanted[each.model], each.running > 0, each.used_at)

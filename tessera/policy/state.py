@@ -72,6 +72,8 @@ class Policy:
 
     def snapshot(self, workers: Sequence[FreeWorker]) -> Snapshot:
         """What a decision is made from."""
+        for worker in workers:
+            self.queue.compete(worker.models)
         return Snapshot(
             queue=self.queue,
             devices=self.devices,
@@ -91,14 +93,14 @@ class Policy:
             case Start():
                 job = action.job
                 self.queue.take(job, passing_over=action.passing_over, now=now)
-                device.charge(job.tier, action.seconds, self.rules.shares[job.tier], action.competing)
+                device.charge(job.tier, action.seconds, self.rules.shares, action.competing)
                 self._begin(device, job, action.seconds, now)
             case Load():
                 swap = action.swap
                 for model in swap.evict:
                     device.resident.pop(model, None)
                 device.reserved, device.loading = None, swap
-                device.charge(swap.tier, swap.seconds, self.rules.shares[swap.tier], action.competing)
+                device.charge(swap.tier, swap.seconds, self.rules.shares, action.competing)
             case Reserve():
                 device.reserved = action.swap
             case _:
@@ -114,11 +116,14 @@ class Policy:
             resident.used_at = now
 
     def adopt(self, job: QueuedJob, device: str | None, started_at: float, worker: str) -> None:
-        """A run that the queue did not serve goes on: found at a rebuild."""
+        """A run that the queue did not serve goes on: found at a rebuild. Its user and its tier pay for it here."""
         self.queue.runs(job.user_id)
+        self.queue.charge(job.tier, job.model, job.user_id, job.cost_mt)
         if device in self.devices:
+            at = self.devices[device]
             seconds = self.estimates.seconds(job.model, job.cost_mt, worker)
-            self._begin(self.devices[device], job, seconds, started_at)
+            at.charge(job.tier, seconds, self.rules.shares, at.active | {job.tier})
+            self._begin(at, job, seconds, started_at)
 
     def loaded(self, device: str, now: float, seconds: float) -> None:
         """The load that was under way is done, and took so long."""
@@ -184,15 +189,24 @@ class Policy:
 
     def replay(self, runs: Collection[Served], device_of: Mapping[str, str]) -> None:
         """After a restart: what was served lately counts, in the order in which it ended, as if it had been seen."""
-        users: dict[Tier, set[UUID]] = {}
+        ran_on: dict[str, set[str]] = {}
         for run in runs:
-            users.setdefault(run.tier, set()).add(run.user_id)
-        competing = frozenset(users)
+            ran_on.setdefault(run.worker, set()).add(run.model)
+        for models in ran_on.values():
+            self.queue.compete(frozenset(models))
+        users: dict[int, set[UUID]] = {}
+        for run in runs:
+            users.setdefault(self._pool(run), set()).add(run.user_id)
+        competing = frozenset(run.tier for run in runs)
         for run in sorted(runs, key=lambda run: run.ended_at):
-            self.queue.charge(run.tier, run.user_id, run.cost_mt, active=len(users[run.tier]))
+            active = len(users[self._pool(run)])
+            self.queue.charge(run.tier, run.model, run.user_id, run.cost_mt, active=active)
             self.estimates.learn(run.worker, run.model, run.cost_mt, run.seconds)
             device = self.devices.get(device_of.get(run.worker, ""))
             facts = self.models.get(run.model)
             if device is not None and facts is not None:
-                device.charge(run.tier, run.seconds, self.rules.shares[run.tier], competing)
+                device.charge(run.tier, run.seconds, self.rules.shares, competing)
                 device.window.add(run.ended_at, run.seconds, facts.kind is Kind.VIDEO)
+
+    def _pool(self, run: Served) -> int:
+        return id(self.queue.tiers[run.tier].pool(run.model))

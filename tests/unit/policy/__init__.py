@@ -1,0 +1,1 @@
+"""Tests of the scheduling policy: pure, on a virtual clock."""
