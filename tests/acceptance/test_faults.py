@@ -74,7 +74,7 @@ def test_fifty_queued_jobs_survive_a_kill_of_the_scheduler(platform: Platform, a
 def test_jobs_of_a_killed_engine_replica_are_run_again(platform: Platform, api: Api) -> None:
     jobs = submit_noops(api, 10, "sleep 2")
     time.sleep(0.5)
-    platform.process("worker-noop").kill()
+    platform.process("worker-noop:worker").kill()
     assert_ended_once_and_charged_once(platform, api, jobs)
     wait_ready(api)
 
