@@ -262,7 +262,7 @@ async def test_an_entry_out_of_bounds_is_refused_by_its_field(
     assert await api.sql.fetchval("SELECT count(*) FROM token_ledger") == 0
 
 
-@pytest.mark.parametrize("amount", [0.001, 0.003, 0.29, 1.1, 4.035, 999_999.999, 1_000_000])
+@pytest.mark.parametrize("amount", [0.001, 0.003, 0.29, 1.001, 8.041, 999_999.999, 1_000_000])
 async def test_an_amount_is_exact_to_the_thousandth(api: Api, operator: str, ada: Person, amount: float) -> None:
     status, entry = await enter(api, operator, ada, "adjust", tokens=amount)
     assert (status, entry["tokens"]) == (201, amount)

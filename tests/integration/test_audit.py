@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from tessera.config import Settings, load_cluster
 from tessera.errors import TesseraError, Unavailable
 from tessera.ids import new_id
 from tessera.scheduler.maintenance import prune_jobs
-from tessera.store.audit import audit, checks
+from tessera.store.audit import Check, audit, checks
 from tessera.store.database import Database, connect
 from tessera.store.demo import fill
 from tests.integration.conftest import add_user
@@ -469,6 +470,27 @@ async def test_the_books_balance_in_any_snapshot_while_jobs_come_and_go(
         await asyncio.gather(*tasks)
         for replica in replicas:
             await replica.close()
+
+
+async def test_an_audit_counts_and_checks_one_moment(database_url: str, connection: asyncpg.Connection) -> None:
+    user = await add_user(connection)
+    await Platform(connection).admit("before", user)
+
+    async def meanwhile() -> None:
+        own = await connect(database_url, name="tests")
+        await Platform(own).admit("meanwhile", user)
+        await own.execute("UPDATE user_state SET queued = 0 WHERE user_id = $1", user)
+        await own.close()
+
+    def on_check(check: Check) -> None:
+        if check.name == "usage_is_the_ledger":  # the first
+            thread = threading.Thread(target=lambda: asyncio.run(meanwhile()))
+            thread.start()
+            thread.join()
+
+    found = await audit(database_url, on_check=on_check)
+    assert (found.balanced, found.jobs, found.open_holds, found.open_mt) == (True, 1, 1, 1000)
+    assert not (await audit(database_url)).balanced
 
 
 async def test_an_audit_of_a_postgres_that_is_away_is_unavailable(tmp_path: Path) -> None:
