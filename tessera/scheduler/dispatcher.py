@@ -90,7 +90,7 @@ class Dispatcher:
         self._device_of = {spec.name: spec.device for spec in workers}
         self._residency = Residency(self.board)
         self._finisher = Finisher(self.board, catalog, random_source)
-        self._leases = Leases(self.board, self._finisher, artifacts, lease_s)
+        self._leases = Leases(self.board, self._finisher, artifacts, lease_s, self._run_spec)
         self.maintenance = Maintenance(dsn, artifacts, healthy=self._healthy)
         for spec in workers:
             self.board.links[spec.name] = WorkerLink(

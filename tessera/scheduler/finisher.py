@@ -40,7 +40,13 @@ class Finisher:
         self._arrived = asyncio.Event()
 
     def take(self, worker: str, outcome: Outcome) -> None:
-        """An outcome came in from this worker."""
+        """An outcome came in from this worker.
+
+        The first one counts: a run that is called lost is cancelled too, and the answer to that is no news. Only a
+        result is better than what was known.
+        """
+        if outcome.key in self._outcomes and outcome.ending is not Ending.COMPLETED:
+            return
         self._outcomes[outcome.key] = (worker, outcome)
         self._arrived.set()
 
