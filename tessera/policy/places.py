@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from tessera.jobs import Tier
 from tessera.policy.queue import Backlog, Lane, QueuedJob
+from tessera.policy.rules import TIER_RANK
 from tessera.policy.state import Policy
 
+MAX_TURNS = 500  # of the tiers, followed one by one: the batch tier has one for 23 of the pro tier
 Numbers = NDArray[np.float64]
 KEPT_S = 1.0  # a picture of the queue is used for so long: hundreds of readers ask at once
 
@@ -44,15 +46,25 @@ class _Crowd:
     costs: Numbers
     seconds: Numbers
 
-    def before(self, tag: float, ticket: float) -> tuple[int, float]:
-        """How many jobs start before a tag, and the seconds that they take together."""
+    def before(self, first: float, ticket: float, turns: int, cost: float) -> tuple[int, float]:
+        """How many jobs start before somebody's, and the seconds that they take together.
+
+        He stands at the tag ``first``, and so many jobs of his own, of this cost, go before the one that is meant.
+        """
         if not len(self.tags):
             return 0, 0.0
-        turns = (tag - self.tags) / self.costs
-        whole = np.round(turns)
-        tied = np.abs(turns - whole) < 1e-6  # the same tag: who stands before the other stays there, turn after turn
-        reached = np.where(tied, whole + (self.tickets < ticket), np.ceil(turns))
-        counts = np.clip(reached, 0, self.jobs)
+        reached = (first + turns * cost - self.tags) / self.costs
+        whole = np.round(reached)
+        tied = np.abs(reached - whole) < 1e-6
+        # Of two with the same tag, who was listed with it first goes first: he who stands there now, then he whose job
+        # before that started earlier.
+        sooner = np.where(
+            (whole == 0) | (turns == 0),
+            (whole == 0) & ((turns > 0) | (self.tickets < ticket)),
+            (self.costs > cost)
+            | ((self.costs == cost) & ((whole < turns) | ((whole == turns) & (self.tickets < ticket)))),
+        )
+        counts = np.clip(np.where(tied, whole + sooner, np.ceil(reached)), 0, self.jobs)
         return int(counts.sum()), float((counts * self.seconds).sum())
 
     def all(self) -> tuple[int, float]:
@@ -81,18 +93,14 @@ class Places:
         own_ahead = min(own_ahead, backlog.live - 1)
         first = _tag(queue.lanes[job.model], job.user_id, backlog)
         mean_cost = backlog.cost_mt / max(1, backlog.live)
-        tag, ticket = first + own_ahead * mean_cost, float(backlog.ticket)
-        in_tier, tier_s = self._crowd(job.tier, models, now).before(tag, ticket)
+        in_tier, tier_s = self._crowd(job.tier, models, now).before(
+            first, float(backlog.ticket), own_ahead, max(mean_cost, 1e-9)
+        )
         in_tier = max(in_tier, own_ahead)
         own_s = policy.estimates.seconds(job.model, job.cost_mt)
-        ahead, total_s = {job.tier: in_tier}, tier_s
-        for other in Tier:
-            if other is job.tier:
-                continue
-            count, seconds = self._meanwhile(job.tier, other, models, devices, tier_s, now)
-            if count:
-                ahead[other] = count
-                total_s += seconds
+        tiers = self._ahead(job.tier, models, devices, (in_tier, tier_s), own_s, now)
+        ahead = {tier: count for tier, (count, _) in tiers.items()}
+        total_s = sum(seconds for _, seconds in tiers.values())
         start_s = total_s / max(1, slots)
         cap = policy.queue.caps.get(job.user_id, 1)
         own_running = policy.queue.running.get(job.user_id, 0)
@@ -107,22 +115,55 @@ class Places:
             own_s=own_s,
         )
 
-    def _meanwhile(
-        self, mine: Tier, other: Tier, models: frozenset[str], devices: frozenset[str], mine_s: float, now: float
-    ) -> tuple[int, float]:
-        """What another tier is served while mine is served ``mine_s``: its share of it, and what its pass is behind."""
-        count, seconds = self._crowd(other, models, now).all()
-        if not count:
-            return 0, 0.0
+    def _ahead(
+        self,
+        mine: Tier,
+        models: frozenset[str],
+        devices: frozenset[str],
+        in_tier: tuple[int, float],
+        own_s: float,
+        now: float,
+    ) -> dict[Tier, tuple[int, float]]:
+        """Of each tier the jobs, and their seconds, that start before a job of mine with ``in_tier`` before it.
+
+        The tiers are served in turns, as ``plan`` does. All but the last turns are counted at once, by the shares: what
+        each has by then depends on its pass alone.
+        """
         shares = self._policy.rules.shares
-        behind = [
-            (device.pass_of(mine) - device.pass_of(other)) * shares[other]
-            for name, device in self._policy.devices.items()
-            if name in devices
-        ]
-        due_s = mine_s * shares[other] / shares[mine] + max(0.0, sum(behind) / max(1, len(behind)))
-        due_s = min(due_s, seconds)
-        return min(count, int(due_s / (seconds / count) + 0.5)), due_s
+        at = [device for name, device in self._policy.devices.items() if name in devices]
+        passes = {tier: sum(each.pass_of(tier) for each in at) / max(1, len(at)) for tier in Tier}
+        left = {tier: self._crowd(tier, models, now).all() for tier in Tier if tier is not mine}
+        left = {tier: of for tier, of in left.items() if of[0]} | {mine: (in_tier[0] + 1, in_tier[1] + own_s)}
+        each_s = {tier: max(seconds / count, 1e-9) for tier, (count, seconds) in left.items()}
+        if in_tier[0]:
+            each_s[mine] = max(in_tier[1] / in_tier[0], 1e-9)
+        started = {mine: max(0, in_tier[0] - 1)}
+        reached = passes[mine] + started[mine] * each_s[mine] / shares[mine]
+        for tier, (count, _) in left.items():
+            if tier is not mine:
+                due = int((reached - passes[tier]) * shares[tier] / each_s[tier])
+                started[tier] = min(count, max(0, due))
+        for tier, count in started.items():
+            passes[tier] += count * each_s[tier] / shares[tier]
+        waiting = {tier for tier, (count, _) in left.items() if started[tier] < count}
+        for _ in range(MAX_TURNS):
+            virtual = sum(shares[tier] * passes[tier] for tier in waiting) / sum(shares[tier] for tier in waiting)
+            turn = min(
+                waiting,
+                key=lambda tier: (
+                    passes[tier] > virtual + 1e-6,
+                    passes[tier] + each_s[tier] / shares[tier],
+                    TIER_RANK[tier],
+                ),
+            )
+            if turn is mine and started[mine] == in_tier[0]:
+                break
+            started[turn] += 1
+            passes[turn] += each_s[turn] / shares[turn]
+            if started[turn] == left[turn][0]:
+                waiting.remove(turn)
+        started[mine] = in_tier[0]
+        return {tier: (count, count * each_s[tier]) for tier, count in started.items() if count or tier is mine}
 
     def _crowd(self, tier: Tier, models: frozenset[str], now: float) -> _Crowd:
         kept = self._crowds.get((tier, models))

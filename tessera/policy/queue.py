@@ -222,9 +222,11 @@ class Queue:
         pool = self.tiers[tier].pool(model)
         _charge(pool, user, pool.tag(user), cost_mt, active)
 
-    def runs(self, user: UUID) -> None:
-        """A job of this user runs that the queue did not serve: found at a rebuild."""
-        self.running[user] += 1
+    def runs(self, job: QueuedJob) -> None:
+        """A job runs that the queue did not serve, found at a rebuild: its user pays for it, and nobody else waits."""
+        self.running[job.user_id] += 1
+        pool = self.tiers[job.tier].pool(job.model)
+        pool.finish[job.user_id] = pool.tag(job.user_id) + job.cost_mt
 
     def left(self, job: QueuedJob, *, unserved: bool = False) -> None:
         """A job of this user does not run any more; ``unserved``: it did not get what its user had paid for."""

@@ -117,8 +117,7 @@ class Policy:
 
     def adopt(self, job: QueuedJob, device: str | None, started_at: float, worker: str) -> None:
         """A run that the queue did not serve goes on: found at a rebuild. Its user and its tier pay for it here."""
-        self.queue.runs(job.user_id)
-        self.queue.charge(job.tier, job.model, job.user_id, job.cost_mt)
+        self.queue.runs(job)
         if device in self.devices:
             at = self.devices[device]
             seconds = self.estimates.seconds(job.model, job.cost_mt, worker)
