@@ -60,7 +60,7 @@ class Load:
     seed: int
     accepted: dict[UUID, Accepted] = field(default_factory=dict)
     told_final: dict[UUID, str] = field(default_factory=dict)
-    unsettled: set[UUID] = field(default_factory=set)
+    unanswered: list[tuple[UUID, str]] = field(default_factory=list)  # (user, key) of what was given up
     breaches: list[tuple[str, str, str]] = field(default_factory=list)  # (rule, job, detail)
     counts: Counter[str] = field(default_factory=Counter)
     _going: asyncio.Event = field(default_factory=asyncio.Event)
@@ -138,6 +138,7 @@ class Load:
         answer = await self._until_answered(user, "POST", "/v1/jobs", choices.body, key=choices.key)
         if answer is None:
             self.counts["given up"] += 1
+            self.unanswered.append((user.id, choices.key))
             return None
         status, body = answer
         if status not in (200, 202):
