@@ -62,6 +62,16 @@ def test_with_several_tiers_the_positions_are_right_but_for_one_per_other_tier(c
         assert abs(standings[job].position - place) <= others, job.tier
 
 
+def test_the_positions_are_as_right_deep_in_the_queue() -> None:
+    world = one_worker()
+    world.submit(ANN, tier=PRO, times=4000)
+    world.submit(BOB, tier=FREE, times=400)
+    world.run(0.5)
+    standings = told(world)
+    for place, job in enumerate(real_order(world), 1):
+        assert abs(standings[job].position - place) <= 1, job.tier
+
+
 def test_the_position_among_ones_own_is_exact() -> None:
     world = one_worker()
     own = [world.submit(ANN) for _ in range(6)]

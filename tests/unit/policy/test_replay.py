@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tessera.jobs import Tier
 from tessera.policy import Served
 from tests.unit.policy.world import ANN, BOB, CAT, FREE, LIGHT, PRO, Worker, World, one_worker, user
 
@@ -124,3 +125,31 @@ def test_what_was_learned_of_runs_is_learned_again() -> None:
         [Served(tier=FREE, user_id=ANN, model="a", worker="w", cost_mt=1000, seconds=7.0, ended_at=1.0)], {}
     )
     assert world.policy.estimates.seconds("a", 1000, "w") == 7.0
+
+
+def served(who: int, tier: Tier, tokens: float, at: float) -> Served:
+    return Served(
+        tier=tier, user_id=user(who), model="a", worker="w", cost_mt=round(tokens * 1000), seconds=tokens, ended_at=at
+    )
+
+
+def test_who_had_more_than_the_others_waits_until_they_have_had_as_much() -> None:
+    world = one_worker()
+    world.policy.replay([served(1, FREE, 16, 900), *(served(2 + n, FREE, 1, 901 + n) for n in range(3))], {"w": "gpu"})
+    for who in range(1, 5):
+        world.submit(user(who), times=40)
+    world.run(19.5)
+    assert world.cost_of[user(1)] == 0
+    world.run(60)
+    assert world.cost_of[user(1)] > 0
+
+
+def test_a_tier_that_had_more_than_its_share_waits_until_the_others_have_had_theirs() -> None:
+    world = one_worker()
+    world.policy.replay([served(1, FREE, 100, 900), served(2, PRO, 100, 950)], {"w": "gpu"})
+    world.submit(user(1), tier=FREE, times=400)
+    world.submit(user(2), tier=PRO, times=2000)
+    world.run(600)
+    assert world.received(FREE) <= 1
+    world.run(400)
+    assert world.received(FREE) > 10

@@ -109,6 +109,15 @@ def test_a_user_in_two_lanes_shares_one_tag() -> None:
     assert world.cost_of[ANN] == pytest.approx(world.cost_of[BOB], abs=2000)
 
 
+def test_many_lanes_are_no_way_to_many_turns() -> None:
+    world = one_worker(1, "abcdefgh")
+    for model in "abcdefgh":
+        world.submit(ANN, model)
+    world.submit(BOB, "a", times=8)
+    world.run(7.5)
+    assert abs(world.cost_of[ANN] - world.cost_of[BOB]) <= 1000
+
+
 def test_pools_that_turn_out_to_compete_keep_who_is_ahead_of_whom() -> None:
     world = World({"a": LIGHT, "b": LIGHT}, [Worker("wa", frozenset("a")), Worker("wb", frozenset("b"))])
     for model in "ab":

@@ -59,6 +59,7 @@ def test_after_having_been_alone_video_waits_until_it_is_within_its_share() -> N
 def test_what_waits_for_another_workers_slot_does_not_keep_video_out() -> None:
     """The slot that video could use would stay empty: nothing else can use it."""
     world = studio(text=True)
+    world.policy.devices["gpu"].window.add(world.now, 5000.0, True)
     world.submit(BOB, "text", tokens=1, times=3000)
     world.submit(ANN, "video", tokens=10, times=100)
     world.run(900)
@@ -90,3 +91,17 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
     assert window.video_share(100.0 + WINDOW) == 0.75
     assert window.video_share(101.0 + WINDOW) == 0.0
     assert window.video_share(1001.0 + WINDOW) == 0.0
+
+
+def test_an_idle_worker_brings_no_video_in_beyond_its_share_while_text_waits() -> None:
+    models = {"video": heavy(kind=Kind.VIDEO), "text": heavy(kind=Kind.TEXT)}
+    world = World(models, [Worker("comfy", frozenset(["video"])), Worker("kobold", frozenset(["text"]))])
+    for model in models:
+        world.knows(model)
+    world.policy.found_resident("gpu", "kobold", "text", world.now - 1000)
+    world.policy.devices["gpu"].window.add(world.now, 5000.0, True)
+    world.submit(BOB, "text", tokens=4, times=100)
+    world.submit(ANN, "video")
+    world.run(100)
+    assert not world.loads and world.policy.devices["gpu"].reserved is None
+    assert len(world.runs) == 25
