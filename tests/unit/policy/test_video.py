@@ -101,7 +101,7 @@ def test_an_idle_worker_brings_no_video_in_beyond_its_share_while_text_waits() -
     world.policy.found_resident("gpu", "kobold", "text", world.now - 1000)
     world.policy.devices["gpu"].window.add(world.now, 5000.0, True)
     world.submit(BOB, "text", tokens=4, times=100)
-    world.submit(ANN, "video")
+    world.submit(ANN, "video", PRO)
     world.run(100)
     assert not world.loads and world.policy.devices["gpu"].reserved is None
     assert len(world.runs) == 25
