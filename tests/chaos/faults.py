@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.platform import Installation, kill
+from tests.chaos.platform import Installation, kill, title_of
 
 MOUNT_BYTES = 192 * 2**20
 
@@ -65,9 +65,10 @@ def _one(scene: Scene, *titles: str) -> psutil.Process:
 
 async def _kill(scene: Scene, *titles: str) -> str:
     process = await asyncio.to_thread(_one, scene, *titles)
+    name = title_of(process).removeprefix("ray::")
     if not kill(process):
         raise NothingToHit(f"{' '.join(titles)} ended by itself")
-    return f"pid {process.pid}"
+    return f"{name}, pid {process.pid}"
 
 
 async def _scheduler(scene: Scene) -> str:
@@ -77,7 +78,7 @@ async def _scheduler(scene: Scene) -> str:
 async def _engine(scene: Scene) -> str:
     workers = [worker.application for worker in scene.installation.settings().cluster.enabled_workers()]
     name = scene.choose.choice(sorted(workers))
-    return f"{name} {await _kill(scene, f'ray::ServeReplica:{name}:')}"
+    return await _kill(scene, f"ray::ServeReplica:{name}:")
 
 
 async def _ingress(scene: Scene) -> str:
@@ -165,12 +166,13 @@ def _cut(seconds: float) -> Inject:
         node = scene.installation.node
         if node is None:
             raise NothingToHit("pc1")
+        starts = node.starts
         node.cut()
         try:
             await asyncio.sleep(seconds)
         finally:
             node.mend()
-        return f"cut for {seconds:.0f} s"
+        return f"cut for {seconds:.0f} s" + (", its raylet ended meanwhile" if node.starts > starts else "")
 
     return cut
 
