@@ -180,7 +180,8 @@ def main() -> None:
     for row in rows:
         print(
             f"| {row['depth']:,} | {row['decision_p50_us']:.0f} µs | {row['decision_p99_us']:.0f} µs"
-            f" | {row['memory_mib']:.0f} MiB | {row['jobs_mib']:.0f} MiB | {row['rebuilt_s']:.1f} s ({row['rebuilt_cpu_s']:.1f} s of CPU)"
+            f" | {row['memory_mib']:.0f} MiB | {row['jobs_mib']:.0f} MiB"
+            f" | {row['rebuilt_s']:.1f} s ({row['rebuilt_cpu_s']:.1f} s of CPU)"
             f" | {row['submitted']} at p50 {row['submit_p50_ms']:.1f} ms |"
         )
     if options.json:

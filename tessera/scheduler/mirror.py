@@ -199,6 +199,9 @@ class Mirror:
             if job is None or job.running or job.claiming or job.deadline is None or job.deadline > now:
                 continue
             self.policy.queue.discard(job)
+            if job.ready_at is not None:
+                job.ready_at = None  # its time never comes
+                self._count_delayed(job, -1)
             expired[job_id] = job
         return list(expired.values())
 
