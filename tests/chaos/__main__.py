@@ -73,6 +73,7 @@ def main() -> int:
             CONSOLE.print(f"kept: {folder}")
 
     atexit.register(clean)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         asyncio.run(_chaos(installation, usable, report, options, mounted))
