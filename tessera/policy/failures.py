@@ -56,11 +56,15 @@ class _Record:
         self.jobs = [*self.jobs[-(limit - 1) :], job] if limit > 1 else [job]
         half_open = self.tripped and now >= self.until
         if half_open or (len(self.jobs) >= limit and len(set(self.jobs)) > 1):
-            self.until = now + min(MAX_PAUSE_S, pause_s * 2 ** min(self.pauses, 16))
-            self.pauses += 1
-            self.tripped = True
+            self.leave_out(pause_s, now)
             return True
         return False
+
+    def leave_out(self, pause_s: float, now: float) -> None:
+        """For a while, longer each time."""
+        self.until = now + min(MAX_PAUSE_S, pause_s * 2 ** min(self.pauses, 16))
+        self.pauses += 1
+        self.tripped = True
 
 
 @dataclass
@@ -84,6 +88,10 @@ class Failures:
         if whole.failed(job, WORKER_FAILURES, CIRCUIT_PAUSE_S, now):
             told.append(worker)
         return told
+
+    def load_failed(self, worker: str, model: str, now: float) -> None:
+        """The model could not be loaded: the pair is left out at once, for no job tells whether it would be again."""
+        self._pairs.setdefault((worker, model), _Record()).leave_out(PAIR_PAUSE_S, now)
 
     def succeeded(self, worker: str, model: str) -> None:
         """A run completed: all is forgiven."""

@@ -6,17 +6,19 @@ the jobs keep their places. What a worker says of its resident models is the tru
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
 
 from tessera.errors import Busy, EngineError
-from tessera.ids import new_id
 from tessera.policy import Load
 from tessera.runs import WorkerAway
 from tessera.scheduler.board import Board
 
 log = structlog.get_logger(__name__)
+
+BUSY_S = 0.5
 
 
 class Residency:
@@ -57,15 +59,16 @@ class Residency:
                     await other.release(leaving)
             await link.ensure(swap.model)
         except (WorkerAway, EngineError) as error:
-            policy.load_failed(load.device)
-            self._told.pop(swap.worker, None)
-            for name in {other.name for other in board.links.values() if other.device == link.device}:
-                self._told.pop(name, None)
             why = error.code if isinstance(error, EngineError) else "worker_lost"
-            log.warning("model_not_loaded", model=swap.model, worker=swap.worker, why=str(error) or why)
-            if not isinstance(error, Busy):
-                for _ in range(2):  # a load that failed leaves the pair out at once: no job has been lost by it
-                    board.failures.failed(swap.worker, swap.model, new_id(), why, time.time())
+            log.warning("model_not_loaded", model=swap.model, worker=swap.worker, why=why, error=str(error))
+            if isinstance(error, Busy):
+                await asyncio.sleep(BUSY_S)  # a run that was about to end still uses what is to leave
+            else:
+                board.failures.load_failed(swap.worker, swap.model, time.time())
+            policy.load_failed(load.device)
+            for other in board.links.values():
+                if other.device == link.device:
+                    self._told.pop(other.name, None)  # what is really there now is asked anew
         else:
             policy.loaded(load.device, time.time(), time.monotonic() - began)
             log.info("model_loaded", model=swap.model, worker=swap.worker, seconds=round(time.monotonic() - began, 2))

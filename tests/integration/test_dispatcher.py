@@ -16,9 +16,12 @@ from deployments.worker import Worker
 from tessera.admission import Admission, Submission
 from tessera.artifacts import FolderStore
 from tessera.catalog import catalog_of
+from tessera.errors import ModelMissing
 from tessera.ids import new_id
+from tessera.ports import WaitCode
 from tessera.scheduler.board import DeviceSpec
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
+from tessera.scheduler.explain import explain
 from tessera.store.audit import audit
 from tests.fakes.workers import LocalWorker
 from tests.integration.conftest import add_user
@@ -292,3 +295,37 @@ async def test_models_that_do_not_fit_together_are_swapped_and_every_job_runs(pl
     assert await platform.final(*jobs) == ["completed"] * 30
     assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
     await platform.books()
+
+
+async def test_a_model_that_cannot_be_loaded_is_left_out_and_holds_up_nobody(platform: Platform) -> None:
+    class Broken(NoopEngine):
+        async def ensure(self, model: str) -> None:
+            if model == "noop-a":
+                raise ModelMissing("its file is not there")
+            await super().ensure(model)
+
+    worker = Worker(
+        name="gpu",
+        engine=Broken(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05),
+        artifacts=platform.store,
+        slots=4,
+        models=HEAVY,
+    )
+    platform.worker = LocalWorker(worker)
+    dispatcher = Dispatcher(
+        dsn=platform.dsn,
+        workers=[WorkerSpec(name="gpu", models=HEAVY, slots=4, port=platform.worker, device="gpu")],
+        devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
+        artifacts=platform.store,
+        catalog=catalog_of(HEAVY),
+        holder="test",
+    )
+    platform.tasks.append(asyncio.create_task(dispatcher.run()))
+    stuck = await platform.submit(model="noop-a")
+    jobs = [await platform.submit(model=HEAVY[n % 2 + 1]) for n in range(10)]
+    assert await platform.final(*jobs) == ["completed"] * 10
+    assert await platform.state(stuck) == "queued"
+    found = explain(dispatcher.board, stuck)
+    assert found is not None
+    assert found.reasons[0].code is WaitCode.EXCLUDED
+    assert dispatcher.board.policy.devices["gpu"].loading is None
