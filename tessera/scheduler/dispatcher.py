@@ -8,10 +8,12 @@ often.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,15 +179,19 @@ class Dispatcher:
         """All live jobs in one snapshot, and what was served lately, so that a restart forgives nobody anything."""
         mirror, now = self.board.new_mirror(), time.time()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            mirror.seq = await connection.fetchval(self._queries["newest_seq"].positional)
-            lately = await connection.fetch(self._queries["served_lately"].positional, REPLAYED_S, MAX_REPLAYED)
-            mirror.policy.replay([_served(row) for row in lately], self._device_of)
-            async for row in connection.cursor(self._queries["live_jobs"].positional, prefetch=5000):
-                mirror.load(row, now)
+            with _no_collections():
+                await self._read_jobs(mirror, connection, now)
         self.board.mirror = mirror
         self._residency = Residency(self.board)
         for link in self.board.links.values():
             link.assigned = {job.key for job in mirror.running.values() if job.worker == link.name}
+
+    async def _read_jobs(self, mirror: Mirror, connection: asyncpg.Connection, now: float) -> None:
+        mirror.seq = await connection.fetchval(self._queries["newest_seq"].positional)
+        lately = await connection.fetch(self._queries["served_lately"].positional, REPLAYED_S, MAX_REPLAYED)
+        mirror.policy.replay([_served(row) for row in lately], self._device_of)
+        async for row in connection.cursor(self._queries["live_jobs"].positional, prefetch=5000):
+            mirror.load(row, now)
 
     async def _readopt(self, term: Term, connection: asyncpg.Connection) -> None:
         """Before anything is dispatched: renew all running leases once, and hear what the workers still run."""
@@ -357,7 +363,8 @@ class Dispatcher:
                         {"ord": n, "job_id": str(job.id), "to_state": "expired", "error": error, "reason": "deadline"}
                         for n, job in enumerate(expired)
                     ]
-                    await connection.fetch(self._queries["end_waiting_batch"].positional, rows)
+                    ending = self._queries["end_waiting_batch"]
+                    await connection.fetch(ending.positional, *ending.arguments({"epoch": term.epoch, "jobs": rows}))
 
 
 def _served(row: Mapping[str, Any]) -> Served:
@@ -370,6 +377,17 @@ def _served(row: Mapping[str, Any]) -> Served:
         seconds=row["seconds"],
         ended_at=row["finished_at"].timestamp(),
     )
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Millions of objects that are here to stay: the garbage collector would look through them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
