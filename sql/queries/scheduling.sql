@@ -24,14 +24,17 @@ SELECT f.job_id, f.state FROM finish(:epoch, :outcomes) AS f
 
 -- name: end_waiting_batch
 -- End jobs that wait, with a full refund.
-SELECT e.job_id, e.state FROM end_waiting(:jobs) AS e
+WITH leads AS MATERIALIZED (SELECT assert_leader(:epoch))
+SELECT e.job_id, e.state FROM leads, end_waiting(:jobs) AS e
 
 -- name: renew_leases
--- Renew the leases of runs that their workers still report.
-WITH leads AS MATERIALIZED (SELECT assert_leader(:epoch))
+-- Renew the leases of runs that their workers still report. Locked by id: else it deadlocks with the end of these runs.
+WITH leads AS MATERIALIZED (SELECT assert_leader(:epoch)),
+     locked AS MATERIALIZED (SELECT j.id FROM leads, jobs j WHERE j.id = ANY (CAST(:job_ids AS uuid[]))
+                             ORDER BY j.id FOR UPDATE OF j)
 UPDATE jobs j SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s)
-FROM leads, unnest(CAST(:job_ids AS uuid[]), CAST(:attempts AS integer[])) AS r(job_id, attempt)
-WHERE j.id = r.job_id AND j.attempt = r.attempt AND j.state = 'running'
+FROM locked, unnest(CAST(:job_ids AS uuid[]), CAST(:attempts AS integer[])) AS r(job_id, attempt)
+WHERE j.id = locked.id AND j.id = r.job_id AND j.attempt = r.attempt AND j.state = 'running'
 RETURNING j.id
 
 -- name: promote_due_jobs

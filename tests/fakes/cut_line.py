@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 
 class CutLine:
@@ -14,12 +14,18 @@ class CutLine:
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Transport | asyncio.StreamWriter] = set()
+        self._deaf = False
         self.port = 0
 
     async def mend(self) -> None:
         """Take connections, on the same port as before."""
+        self._deaf = False
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def deafen(self) -> None:
+        """From now on nothing that the server says arrives; what is said to it does."""
+        self._deaf = True
 
     async def cut(self) -> None:
         """Break every connection and refuse new ones."""
@@ -37,16 +43,19 @@ class CutLine:
             return
         self._open |= {writer, far_writer}
         try:
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer, lambda: self._deaf))
         finally:
             self._open -= {writer, far_writer}
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deaf: Callable[[], bool] = lambda: False
+) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
+            if not deaf():
+                writer.write(data)
+                await writer.drain()
     writer.close()
 
 

@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
 
 from tessera.admission import Admission, Submission
 from tessera.errors import QuotaExhausted, RateLimited, TesseraError, TooManyQueued, Unauthorized
@@ -22,6 +23,7 @@ from tessera.ids import new_id
 from tessera.plans import Limits
 from tessera.quotas import Account, Asked, Verdict, decide, give_back, interval, remaining, utc_day
 from tessera.store.database import connect
+from tests.fakes.cut_line import cut_line
 from tests.integration.conftest import add_user
 
 EVE = datetime(2026, 5, 4, 23, 58, 30, tzinfo=UTC)  # an example steps over midnight soon
@@ -300,7 +302,10 @@ async def flood(replicas: list[Admission], submissions: list[Submission]) -> Cou
     return Counter(type(answer) for answer in answers if isinstance(answer, TesseraError))
 
 
-async def admitted(connection: asyncpg.Connection, user: UUID) -> int:
+async def admitted(connection: asyncpg.Connection, user: UUID, *, wait_for: int = 0) -> int:
+    async with asyncio.timeout(5):
+        while await connection.fetchval("SELECT count(*) FROM jobs WHERE user_id = $1", user) < wait_for:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     count, held, queued = await connection.fetchrow(
         "SELECT (SELECT count(*) FROM jobs WHERE user_id = $1), (SELECT coalesce(sum(amount_mt), 0) FROM token_ledger"
         " WHERE user_id = $1), queued FROM user_state WHERE user_id = $1",
@@ -401,6 +406,48 @@ async def test_the_same_submission_sent_twice_at_once_is_one_job(
     same = one_token(user)
     await asyncio.gather(*(replicas[n % 2].submit(same) for n in range(20)))
     assert await admitted(connection, user) == 1
+
+
+async def test_a_commit_whose_answer_was_lost_is_settled_by_sending_the_same_ids_again(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    user, url = await add_user(connection), make_url(database_url)
+    async with cut_line(str(url.host), int(url.port or 5432)) as line:
+        through = url.set(host="127.0.0.1", port=line.port).render_as_string(hide_password=False)
+        replica = Admission(through)
+        try:
+            await replica.submit(one_token(user))
+            # The call waits for its user's lock; its answer finds the line gone, and its sender another one.
+            async with connection.transaction():
+                await connection.execute("SELECT 1 FROM user_state WHERE user_id = $1 FOR UPDATE", user)
+                submitting = asyncio.create_task(replica.submit(one_token(user)))
+                await asyncio.sleep(0.3)
+                line.deafen()
+            await admitted(connection, user, wait_for=2)
+            assert not submitting.done()
+            await line.cut()
+            await line.mend()
+            async with asyncio.timeout(10):
+                answer = await submitting
+            assert not answer.replayed
+        finally:
+            await replica.close()
+    assert await admitted(connection, user) == 2
+
+
+async def test_a_job_that_had_to_wait_for_its_users_lock_is_of_the_time_at_which_it_got_it(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    user = await add_user(connection)
+    own = await connect(database_url, name="tests")
+    async with connection.transaction():
+        await connection.execute("SELECT 1 FROM user_state WHERE user_id = $1 FOR UPDATE", user)
+        admitting = asyncio.create_task(own.fetchrow("SELECT * FROM admit($1)", [one_token(user).row(0)]))
+        await asyncio.sleep(0.3)
+        released = await connection.fetchval("SELECT clock_timestamp()")
+    answer = await admitting
+    await own.close()
+    assert (answer["outcome"], answer["admitted_at"] >= released) == ("admitted", True)
 
 
 async def test_a_row_that_cannot_be_stored_is_refused_alone(

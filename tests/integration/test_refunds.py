@@ -19,6 +19,7 @@ from tessera.ports import StoredFile
 from tessera.retries import Retry, decide
 from tessera.runs import Ending, Outcome
 from tessera.scheduler.outcomes import ended_row, failed_row
+from tessera.store.queries import load
 from tests.integration.conftest import add_user
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -308,10 +309,23 @@ async def test_a_late_finish_of_an_old_attempt_is_ignored(books: Books) -> None:
 
 
 async def test_another_leaders_epoch_fences_every_write(books: Books) -> None:
-    job = await books.admit()
+    """Everything that the scheduler writes, with the jobs that it would write about."""
+    running, waiting = await books.admit(), await books.admit()
+    attempt = await books.claim(running)
+    writes: dict[str, dict[str, object]] = {
+        "claim_batch": {"claims": [{"job_id": str(waiting), "worker": "w", "ord": 0}], "lease_s": 30.0},
+        "finish_batch": {"outcomes": [{"ord": 0, "job_id": str(running), "attempt": attempt, "outcome": "completed"}]},
+        "end_waiting_batch": {"jobs": [{"ord": 0, "job_id": str(waiting), "to_state": "expired"}]},
+        "renew_leases": {"job_ids": [running], "attempts": [attempt], "lease_s": 30.0},
+        "promote_due_jobs": {},
+    }
+    before = await books.connection.fetch("SELECT * FROM jobs ORDER BY id")
     await books.connection.execute("UPDATE leader SET epoch = 7")
-    with pytest.raises(asyncpg.PostgresError, match="no longer leads"):
-        await books.claim(job)
+    for name, values in writes.items():
+        query = load()[name]
+        with pytest.raises(asyncpg.PostgresError, match="no longer leads"):
+            await books.connection.fetch(query.positional, *query.arguments({"epoch": EPOCH, **values}))
+    assert await books.connection.fetch("SELECT * FROM jobs ORDER BY id") == before
 
 
 async def test_another_users_job_cannot_be_cancelled(books: Books) -> None:

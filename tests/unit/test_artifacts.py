@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -187,6 +188,79 @@ async def test_a_put_between_the_listing_and_the_deletion_saves_the_blob(tmp_pat
 
     assert (await collect_garbage(store, referenced, DAY)).deleted == 0
     assert await store.get(SHA256) == DATA
+
+
+async def test_a_put_in_progress_keeps_the_deletion_of_its_blob_waiting(tmp_path: Path) -> None:
+    """A put that has found its blob and not yet made it young, as another process may stand there."""
+    store = FolderStore(tmp_path)
+    await store.put(DATA)
+    os.utime(blob(tmp_path), (0, 0))
+    with store._lock(SHA256, fcntl.LOCK_SH):
+        collecting = asyncio.create_task(collect_garbage(store, nothing, DAY))
+        await asyncio.sleep(0.3)
+        assert blob(tmp_path).exists()
+        os.utime(blob(tmp_path))
+    assert (await collecting).deleted == 0
+
+
+async def test_a_put_waits_for_a_deletion_and_writes_its_blob_anew(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    await store.put(DATA)
+    (tmp_path / "file").write_bytes(DATA)
+    for put in (store.put(DATA), store.put_file(tmp_path / "file")):
+        with store._lock(SHA256, fcntl.LOCK_EX):
+            putting = asyncio.create_task(put)
+            await asyncio.sleep(0.2)
+            assert not putting.done()
+            blob(tmp_path).unlink()
+        assert await putting == SHA256
+        assert await store.get(SHA256) == DATA
+
+
+async def test_a_collection_spares_what_is_younger_than_a_day_unless_told_otherwise(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    for age_s, deleted in ((DAY.total_seconds() - 60, 0), (DAY.total_seconds() + 60, 1)):
+        await store.put(DATA)
+        os.utime(blob(tmp_path), (time.time() - age_s,) * 2)
+        assert (await collect_garbage(store, nothing)).deleted == deleted
+
+
+async def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut could separate: the calls themselves are seen, for no test can cut the power."""
+    seen: list[tuple[str, Path]] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        seen.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        seen.append(("rename", target))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    store = FolderStore(tmp_path)
+    (tmp_path / "file").write_bytes(DATA)
+    for put, final in (
+        (store.put(DATA), blob(tmp_path)),
+        (store.put_manifest("job-1", b"x"), tmp_path / "manifests" / "job-1"),
+        (store.put_file(tmp_path / "file"), blob(tmp_path)),
+    ):
+        final.unlink(missing_ok=True)
+        seen.clear()
+        await put
+        assert [what for what, _ in seen[:3]] == ["fsync", "rename", "fsync"]
+        assert [path for _, path in seen[1:3]] == [final, final.parent]
+        assert seen[0][1].parent == tmp_path / "tmp"
+    # New folders are durable, too, up to the one that was there.
+    fresh = FolderStore(tmp_path / "new")
+    seen.clear()
+    await fresh.put(DATA)
+    synced = {path for what, path in seen if what == "fsync"}
+    assert {blob(tmp_path / "new").parent, *blob(tmp_path / "new").parents[1:3], tmp_path / "new"} <= synced
 
 
 async def test_concurrent_puts_of_the_same_bytes_agree(tmp_path: Path) -> None:

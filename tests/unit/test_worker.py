@@ -47,6 +47,32 @@ async def outcome_of(worker: Worker, wanted: RunSpec) -> Outcome:
     raise AssertionError("the stream ended")
 
 
+async def test_a_start_that_is_repeated_is_the_same_run_while_it_goes_on_and_when_it_has_ended(
+    tmp_path: Path,
+) -> None:
+    worker = worker_of(NoopEngine(["noop"], slots=2), tmp_path)
+    wanted = spec("sleep 0.2", "noop")
+    assert await worker.start([wanted]) == [StartAnswer.STARTED]
+    assert await worker.start([wanted]) == [StartAnswer.KNOWN]
+    assert (await outcome_of(worker, wanted)).ending is Ending.COMPLETED
+    assert await worker.start([wanted]) == [StartAnswer.KNOWN]
+    assert [(run.job_id, run.attempt) for run in (await worker.report()).runs] == [wanted.key]
+    await worker.close()
+
+
+async def test_an_outcome_is_told_on_every_watch_until_it_is_acknowledged(tmp_path: Path) -> None:
+    worker = worker_of(NoopEngine(["noop"], slots=2), tmp_path)
+    wanted = spec("go", "noop")
+    await worker.start([wanted])
+    for _ in range(3):
+        assert (await outcome_of(worker, wanted)).ending is Ending.COMPLETED
+    await worker.ack([wanted.key])
+    first = await anext(aiter(worker.watch()))
+    assert (list(first.outcomes), list(first.running)) == ([], [])
+    assert (await worker.report()).runs == []
+    await worker.close()
+
+
 async def test_a_model_is_loaded_told_and_unloaded(worker: Worker) -> None:
     stream = worker.watch()
     assert (await anext(stream)).resident == ()
