@@ -16,7 +16,6 @@ import asyncpg
 import structlog
 
 from tessera.errors import TesseraError
-from tessera.jobs import Kind
 from tessera.ports import ArtifactPort
 from tessera.runs import (
     Ending,
@@ -46,18 +45,6 @@ NOT_LISTED_S = 10.0
 STRAY_LOOKS = 3  # a run is a stray when it was seen so often in a row: not only a list older than an outcome
 
 
-def run_spec(row: Mapping[str, Any]) -> RunSpec:
-    """A row of run_specs as a run with the usual timeouts."""
-    return RunSpec(
-        job_id=row["job_id"],
-        attempt=row["attempt"],
-        kind=Kind(row["kind"]),
-        model=row["model"],
-        input=row["input"],
-        request_id=row["request_id"],
-    )
-
-
 class Leases:
     """Watches over all running jobs during a term. ``spec`` makes a run of a row of run_specs, with its timeouts."""
 
@@ -67,7 +54,7 @@ class Leases:
         finisher: Finisher,
         artifacts: ArtifactPort,
         lease_s: float,
-        spec: Callable[[Mapping[str, Any]], RunSpec] = run_spec,
+        spec: Callable[[Mapping[str, Any]], RunSpec],
     ) -> None:
         self._board = board
         self._finisher = finisher

@@ -56,6 +56,22 @@ class Platform:
         self.tasks.append(task)
         return task
 
+    def start_gpu(self, engine: NoopEngine) -> Dispatcher:
+        """A scheduler with one worker of 4 slots for the heavy models, on a device that holds two of them."""
+        worker = Worker(name="gpu", engine=engine, artifacts=self.store, slots=4, models=HEAVY)
+        self.worker = LocalWorker(worker)
+        dispatcher = Dispatcher(
+            dsn=self.dsn,
+            workers=[WorkerSpec(name="gpu", models=HEAVY, slots=4, port=self.worker, device="gpu")],
+            devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
+            artifacts=self.store,
+            catalog=catalog_of(HEAVY),
+            holder="test",
+            random_source=lambda: 0.0,
+        )
+        self.tasks.append(asyncio.create_task(dispatcher.run()))
+        return dispatcher
+
     async def submit(self, prompt: str = "go", model: str = "noop", **values: object) -> UUID:
         job = Submission(
             id=new_id(), user_id=self.user, kind="text", model=model, input={"prompt": prompt}, cost_mt=1000, **values
@@ -278,19 +294,7 @@ async def test_jobs_of_a_paused_kind_wait_and_start_when_the_pause_is_taken_back
 
 async def test_models_that_do_not_fit_together_are_swapped_and_every_job_runs(platform: Platform) -> None:
     """A device for two of three heavy models: the engine itself raises OutOfMemory if it is ever oversold."""
-    engine = NoopEngine(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05)
-    worker = Worker(name="gpu", engine=engine, artifacts=platform.store, slots=4, models=HEAVY)
-    platform.worker = LocalWorker(worker)
-    dispatcher = Dispatcher(
-        dsn=platform.dsn,
-        workers=[WorkerSpec(name="gpu", models=HEAVY, slots=4, port=platform.worker, device="gpu")],
-        devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
-        artifacts=platform.store,
-        catalog=catalog_of(HEAVY),
-        holder="test",
-        random_source=lambda: 0.0,
-    )
-    platform.tasks.append(asyncio.create_task(dispatcher.run()))
+    platform.start_gpu(NoopEngine(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05))
     jobs = [await platform.submit("sleep 0.05", model=HEAVY[n % 3]) for n in range(30)]
     assert await platform.final(*jobs) == ["completed"] * 30
     assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
@@ -304,23 +308,7 @@ async def test_a_model_that_cannot_be_loaded_is_left_out_and_holds_up_nobody(pla
                 raise ModelMissing("its file is not there")
             await super().ensure(model)
 
-    worker = Worker(
-        name="gpu",
-        engine=Broken(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05),
-        artifacts=platform.store,
-        slots=4,
-        models=HEAVY,
-    )
-    platform.worker = LocalWorker(worker)
-    dispatcher = Dispatcher(
-        dsn=platform.dsn,
-        workers=[WorkerSpec(name="gpu", models=HEAVY, slots=4, port=platform.worker, device="gpu")],
-        devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
-        artifacts=platform.store,
-        catalog=catalog_of(HEAVY),
-        holder="test",
-    )
-    platform.tasks.append(asyncio.create_task(dispatcher.run()))
+    dispatcher = platform.start_gpu(Broken(HEAVY, 4, device=NoopDevice(12_000), load_s=0.05))
     stuck = await platform.submit(model="noop-a")
     jobs = [await platform.submit(model=HEAVY[n % 2 + 1]) for n in range(10)]
     assert await platform.final(*jobs) == ["completed"] * 10
