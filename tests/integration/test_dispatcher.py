@@ -195,6 +195,8 @@ async def test_a_cut_line_to_a_worker_costs_no_second_run(platform: Platform) ->
     platform.worker.plug()
     assert set(await platform.final(*jobs)) == {"completed"}
     assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
+    # The link watches the worker again.
+    assert await platform.final(await platform.submit(), seconds=10) == ["completed"]
     await platform.books()
 
 
