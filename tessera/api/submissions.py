@@ -19,6 +19,7 @@ from tessera.admission import Submission
 from tessera.api.answers import FILES_KEY
 from tessera.api.auth import Caller
 from tessera.api.services import Services
+from tessera.catalog import Model
 from tessera.errors import BadRequest, InvalidInput, NotFound
 from tessera.ids import Prefix, new_id, parse
 from tessera.inputs import FILE_FIELDS, AnyInput, ImageInput, TranscriptionInput, parse_input
@@ -122,6 +123,16 @@ def read_idempotency_key(given: str | None) -> str | None:
     return given
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Priced:
+    """What is wanted, complete: every default filled in, its files found, its price known."""
+
+    model: Model
+    input: Mapping[str, Any]
+    files: Mapping[str, Row]
+    cost_mt: int
+
+
 async def prepare(
     services: Services, caller: Caller, wanted: Wanted, *, idempotency_key: str | None, request_id: str
 ) -> Submission:
@@ -129,8 +140,19 @@ async def prepare(
 
     Raises UnknownModel, InvalidInput (a limit of the plan, a file that is not there), or Unavailable.
     """
-    model = services.catalog.resolve(wanted.kind, wanted.model)
+    # The size first: it needs no look at the files, and says more to who is over it.
     check_limits(caller.limits, caller.plan, wanted.data)
+    priced = await price(services, caller, wanted)
+    check_scale(caller, wanted.data, priced)
+    return submission_of(caller, wanted, priced, idempotency_key=idempotency_key, request_id=request_id)
+
+
+async def price(services: Services, caller: Caller, wanted: Wanted) -> Priced:
+    """Complete and price what is wanted, whatever the caller's plan allows.
+
+    Raises UnknownModel, InvalidInput (a file that is not there), or Unavailable.
+    """
+    model = services.catalog.resolve(wanted.kind, wanted.model)
     data = wanted.data.model_dump(mode="json")
     if data.get("seed", 0) is None:
         data["seed"] = secrets.randbelow(SEEDS)
@@ -139,17 +161,24 @@ async def prepare(
         data[FILES_KEY] = {
             field: {"sha256": row["sha256"], "media_type": row["media_type"]} for field, row in files.items()
         }
-    cost_mt = model.flat_mt if model.flat_mt is not None else _price_mt(caller, wanted.data, files)
+    cost_mt = model.flat_mt if model.flat_mt is not None else _price_mt(wanted.data, files)
+    return Priced(model=model, input=data, files=files, cost_mt=cost_mt)
+
+
+def submission_of(
+    caller: Caller, wanted: Wanted, priced: Priced, *, idempotency_key: str | None, request_id: str
+) -> Submission:
+    """What admission takes, under a new id."""
     return Submission(
         id=new_id(),
         user_id=caller.user_id,
         api_key_id=caller.key_id,
         kind=wanted.kind.value,
-        model=model.id,
+        model=priced.model.id,
         batch=wanted.batch,
-        input=data,
+        input=priced.input,
         metadata=wanted.metadata,
-        cost_mt=cost_mt,
+        cost_mt=priced.cost_mt,
         not_before=wanted.not_before,
         deadline=wanted.deadline,
         idempotency_key=idempotency_key,
@@ -254,18 +283,30 @@ async def _file(services: Services, user_id: UUID, field: str, given: str) -> Ro
     raise missing
 
 
-def _price_mt(caller: Caller, data: AnyInput, files: Mapping[str, Row]) -> int:
+def _price_mt(data: AnyInput, files: Mapping[str, Row]) -> int:
     if isinstance(data, TranscriptionInput):
         return price_mt(data, audio_s=files["upload"]["duration_s"])
     if isinstance(data, ImageInput) and data.scale is not None:
-        source_px = (files["image"]["width"] or 0) * (files["image"]["height"] or 0)
-        allowed_px = min(caller.limits.max_image_px, MAX_SCALED_PX)
-        if source_px * data.scale**2 > allowed_px:
-            side = int(allowed_px**0.5)
-            raise refuse(
-                "input.scale",
-                f"the enlarged picture would have more than the {side}×{side} pixels of plan {caller.plan}:"
-                " use a smaller factor or a smaller picture",
-            )
-        return price_mt(data, source_px=source_px)
+        return price_mt(data, source_px=_source_px(files))
     return price_mt(data)
+
+
+def check_scale(caller: Caller, data: AnyInput, priced: Priced) -> None:
+    """Refuse a picture that would be enlarged past the plan's limit: its size is known by its file only.
+
+    Raises InvalidInput.
+    """
+    if not isinstance(data, ImageInput) or data.scale is None or priced.model.flat_mt is not None:
+        return
+    allowed_px = min(caller.limits.max_image_px, MAX_SCALED_PX)
+    if _source_px(priced.files) * data.scale**2 > allowed_px:
+        side = int(allowed_px**0.5)
+        raise refuse(
+            "input.scale",
+            f"the enlarged picture would have more than the {side}×{side} pixels of plan {caller.plan}:"
+            " use a smaller factor or a smaller picture",
+        )
+
+
+def _source_px(files: Mapping[str, Row]) -> int:
+    return (files["image"]["width"] or 0) * (files["image"]["height"] or 0)

@@ -32,6 +32,7 @@ from tessera.client.models import (
     Page,
     Pause,
     Plan,
+    Quote,
     Unpaused,
     Upload,
     Usage,
@@ -92,17 +93,23 @@ class Client:
         not_before: datetime | None = None,
     ) -> Job:
         """Submit a job. Safe to repeat with the same ``idempotency_key`` for 24 hours; one is made when None."""
-        body: dict[str, Any] = {"kind": str(kind), "input": dict(input)}
-        optional = {
-            "model": model,
-            "tier": tier,
-            "metadata": dict(metadata) if metadata is not None else None,
-            "deadline": deadline.isoformat() if deadline else None,
-            "not_before": not_before.isoformat() if not_before else None,
-        }
-        body.update({name: value for name, value in optional.items() if value is not None})
+        body = _submission(kind, input, model, tier, metadata, deadline, not_before)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return await self._transport.call("POST", "/v1/jobs", Job, json=body, headers=headers, repeatable=True)
+
+    async def quote(
+        self,
+        kind: str,
+        input: Mapping[str, Any],
+        *,
+        model: str | None = None,
+        tier: str | None = None,
+        deadline: datetime | None = None,
+        not_before: datetime | None = None,
+    ) -> Quote:
+        """What a job would cost and whether it would be accepted now. Submits and holds nothing."""
+        body = _submission(kind, input, model, tier, None, deadline, not_before)
+        return await self._transport.call("POST", "/v1/jobs:quote", Quote, json=body, repeatable=True)
 
     async def get_job(self, job_id: str) -> Job:
         """The job as it is now."""
@@ -369,6 +376,27 @@ class Client:
             if not page.next_cursor or page.next_cursor == cursor:
                 return tuple(found)
             cursor = page.next_cursor
+
+
+def _submission(
+    kind: str,
+    input: Mapping[str, Any],
+    model: str | None,
+    tier: str | None,
+    metadata: Mapping[str, Any] | None,
+    deadline: datetime | None,
+    not_before: datetime | None,
+) -> dict[str, Any]:
+    """The body of a submission; what is None is left out."""
+    optional = {
+        "model": model,
+        "tier": tier,
+        "metadata": dict(metadata) if metadata is not None else None,
+        "deadline": deadline.isoformat() if deadline else None,
+        "not_before": not_before.isoformat() if not_before else None,
+    }
+    given = {name: value for name, value in optional.items() if value is not None}
+    return {"kind": str(kind), "input": dict(input), **given}
 
 
 def _number(amount: Decimal) -> int | float:

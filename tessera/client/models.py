@@ -101,6 +101,27 @@ class Job(Answer):
         return value if isinstance(value, str) else None
 
 
+class Refusal(Answer):
+    """Why a submission would be refused: a stable code, and a sentence that says what to do."""
+
+    code: str
+    detail: str = ""
+    retryable: bool = False
+    retry_after_s: Number | None = None
+
+
+class Quote(Answer):
+    """What a job would cost; ``refusal`` says why it would not be accepted now. Nothing is held by it."""
+
+    kind: str
+    model: str
+    cost_tokens: Number
+    allowed: bool
+    refusal: Refusal | None = None
+    remaining_tokens_today: Number = 0
+    resets_at: datetime | None = None
+
+
 class WaitReason(Answer):
     """One thing that a job waits for: a code of ``tessera.ports.WaitCode``, a sentence, and until when, if known."""
 
