@@ -120,7 +120,7 @@ async def test_claims_never_pass_the_running_cap_of_a_user(connection: asyncpg.C
     "change",
     [
         "state = 'failed', error = '{}', charged_mt = 0, finished_at = now()",
-        "state = 'running', worker = 'other', lease_expires_at = now(), attempt = attempt + 1",
+        "state = 'running', worker = 'other', lease_expires_at = now()",
         "attempt = attempt + 1",
         "cancel_requested_at = now()",
         "deadline = now() - interval '1 second'",
