@@ -207,9 +207,9 @@ async def test_a_put_waits_for_a_deletion_and_writes_its_blob_anew(tmp_path: Pat
     store = FolderStore(tmp_path)
     await store.put(DATA)
     (tmp_path / "file").write_bytes(DATA)
-    for put in (store.put(DATA), store.put_file(tmp_path / "file")):
+    for put in (lambda: store.put(DATA), lambda: store.put_file(tmp_path / "file")):
         with store._lock(SHA256, fcntl.LOCK_EX):
-            putting = asyncio.create_task(put)
+            putting = asyncio.create_task(put())
             await asyncio.sleep(0.2)
             assert not putting.done()
             blob(tmp_path).unlink()
@@ -245,13 +245,13 @@ async def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_a
     store = FolderStore(tmp_path)
     (tmp_path / "file").write_bytes(DATA)
     for put, final in (
-        (store.put(DATA), blob(tmp_path)),
-        (store.put_manifest("job-1", b"x"), tmp_path / "manifests" / "job-1"),
-        (store.put_file(tmp_path / "file"), blob(tmp_path)),
+        (lambda: store.put(DATA), blob(tmp_path)),
+        (lambda: store.put_manifest("job-1", b"x"), tmp_path / "manifests" / "job-1"),
+        (lambda: store.put_file(tmp_path / "file"), blob(tmp_path)),
     ):
         final.unlink(missing_ok=True)
         seen.clear()
-        await put
+        await put()
         assert [what for what, _ in seen[:3]] == ["fsync", "rename", "fsync"]
         assert [path for _, path in seen[1:3]] == [final, final.parent]
         assert seen[0][1].parent == tmp_path / "tmp"
