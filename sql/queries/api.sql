@@ -17,7 +17,7 @@ WHERE id = :id AND (last_used_at IS NULL OR last_used_at < now() - interval '1 m
 -- name: get_job
 -- A user's job with its artifacts.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
-       j.not_before, j.deadline, j.cancel_requested_at, j.created_at, j.started_at, j.finished_at,
+       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.created_at, j.started_at, j.finished_at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
                                                      'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
                                                      'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')
@@ -27,7 +27,7 @@ FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
 -- name: list_jobs
 -- A page of a user's jobs, the newest first.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
-       j.not_before, j.deadline, j.cancel_requested_at, j.created_at, j.started_at, j.finished_at,
+       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.created_at, j.started_at, j.finished_at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
                                                      'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
                                                      'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')

@@ -66,6 +66,7 @@ def admitted_answer(submission: Submission, admitted: Admitted) -> dict[str, Any
         "urls": job_urls(job_id),
         **({"not_before": submission.not_before} if submission.not_before else {}),
         **({"deadline": submission.deadline} if submission.deadline else {}),
+        **({"retried_from": show(Prefix.JOB, submission.retried_from)} if submission.retried_from else {}),
     }
 
 
@@ -93,6 +94,8 @@ def job_answer(row: Mapping[str, Any], place: Place | None = None) -> dict[str, 
             shown[name] = row[name]
     if row["cancel_requested_at"] is not None and row["state"] == JobState.RUNNING:
         shown["cancel_requested_at"] = row["cancel_requested_at"]
+    if row["retried_from"] is not None:
+        shown["retried_from"] = show(Prefix.JOB, row["retried_from"])
     if row["charged_mt"] is not None:
         shown["charged_tokens"] = tokens(row["charged_mt"])
     if row["error"] is not None:

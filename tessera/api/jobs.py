@@ -1,9 +1,10 @@
-"""Jobs: submit, look, cancel."""
+"""Jobs: submit, look, cancel, do again."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,8 +19,8 @@ from tessera.api.feed import places_of
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
 from tessera.api.streams import wait_for_end
-from tessera.api.submissions import prepare, read_idempotency_key, read_submission, refuse
-from tessera.errors import NotFound, TesseraError
+from tessera.api.submissions import prepare, read_idempotency_key, read_submission, refuse, wanted_again
+from tessera.errors import Conflict, NotFound, TesseraError
 from tessera.ids import Prefix, parse, show
 from tessera.jobs import FINAL, JobState, Kind
 from tessera.ports import Place
@@ -61,6 +62,10 @@ async def submit(request: Request) -> Response:
     wanted = read_submission(await request.body(), services.clock())
     context = context_of(request)
     submission = await prepare(services, caller, wanted, idempotency_key=key, request_id=context.request_id)
+    return await _submit(api, request, caller, submission)
+
+
+async def _submit(api: Api, request: Request, caller: Caller, submission: Submission) -> Response:
     wait_s = _wait_s(request)
     if wait_s:
         return await _submit_and_wait(api, request, caller, submission, wait_s)
@@ -182,6 +187,39 @@ async def cancel(request: Request, job_id: str, caller: User) -> Response:
         raise _no_job(job_id)
     row = await _row(services, caller, job_id)
     return answer(job_answer(row), 200 if row["state"] in FINAL else 202)
+
+
+@router.post(
+    "/v1/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=None,
+    summary="Do a job again",
+    responses={
+        200: {"model": schemas.Job, "description": "It ended within `Prefer: wait=N`."},
+        202: {"model": schemas.Job, "description": "Accepted: a new job, with its own hold."},
+        **schemas.problems(401, 402, 403, 404, 409, 422, 429, 503),
+    },
+    openapi_extra={"parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER]},
+)
+async def retry(request: Request, job_id: str) -> Response:
+    """A new job of the same kind, model, input and metadata as one that has ended, however it ended; `retried_from`
+    names that one. It is priced, held and counted as any submission; the seed is the same. 409 while the job lives."""
+    api = api_of(request)
+    services = api.services
+    caller = await api.authenticator.authorize(request, "jobs", counted=False)
+    services.watermarks.check()
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    row = await _row(services, caller, job_id)
+    if row["state"] not in FINAL:
+        raise Conflict(
+            f"This job is {row['state']}, and only one that has ended can be done again. Nothing was submitted or"
+            " charged; wait for its end, or cancel it first.",
+            job_id=row["id"],
+        )
+    submission = await prepare(
+        services, caller, wanted_again(row), idempotency_key=key, request_id=context_of(request).request_id
+    )
+    return await _submit(api, request, caller, replace(submission, retried_from=row["id"]))
 
 
 @router.get(

@@ -123,6 +123,7 @@ class Job(_Answer):
     not_before: datetime | None = None
     deadline: datetime | None = None
     cancel_requested_at: datetime | None = None
+    retried_from: str | None = Field(default=None, description="the job that this one does again")
     attempt: int
     input: dict[str, Any] = Field(description="with every default filled in, the seed too")
     output: dict[str, Any] | None = Field(

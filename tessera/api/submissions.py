@@ -23,7 +23,7 @@ from tessera.catalog import Model
 from tessera.errors import BadRequest, InvalidInput, NotFound
 from tessera.ids import Prefix, new_id, parse
 from tessera.inputs import FILE_FIELDS, AnyInput, ImageInput, TranscriptionInput, parse_input
-from tessera.jobs import Kind
+from tessera.jobs import Kind, Tier
 from tessera.plans import check_limits
 from tessera.pricing import price_mt
 from tessera.store.database import Row
@@ -111,6 +111,24 @@ def read_submission(raw: bytes, now: datetime) -> Wanted:
         deadline=deadline,
         not_before=not_before,
         body=body,
+    )
+
+
+def wanted_again(job: Mapping[str, Any]) -> Wanted:
+    """What a job that has ended wanted: the same, now. Raises InvalidInput for an input that is valid no more.
+
+    Its times are over and are left out. ``body`` names the job, so that an Idempotency-Key is bound to it.
+    """
+    kind = Kind(job["kind"])
+    return Wanted(
+        kind=kind,
+        model=job["model"],
+        data=parse_input(kind, {name: value for name, value in job["input"].items() if name != FILES_KEY}),
+        batch=job["tier"] == Tier.BATCH,
+        metadata=job["metadata"],
+        deadline=None,
+        not_before=None,
+        body={"retried_from": str(job["id"])},
     )
 
 

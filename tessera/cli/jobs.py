@@ -1,4 +1,4 @@
-"""The commands about jobs: ``jobs``, ``job ID``, ``cancel ID``; ``explain ID`` has its own module."""
+"""The commands about jobs: ``jobs``, ``job ID``, ``cancel ID``, ``retry ID``; ``explain ID`` has its own module."""
 
 from __future__ import annotations
 
@@ -82,6 +82,11 @@ def register(app: typer.Typer, panel: str) -> None:
         rich_help_panel=panel,
         epilog="[bold]Example[/bold]\n\n[cyan]tessera cancel job_01k…[/cyan]   all tokens come back while it is queued",
     )(cancel)
+    app.command(
+        "retry",
+        rich_help_panel=panel,
+        epilog="[bold]Example[/bold]\n\n[cyan]tessera retry job_01k… --watch[/cyan]   once more, and wait for it",
+    )(retry)
 
 
 def jobs(
@@ -175,6 +180,28 @@ def cancel(id: JobArgument, json: JsonOption = False, quiet: QuietOption = False
     raise typer.Exit(end(id, Screen(json=json, quiet=quiet)))
 
 
+def retry(
+    id: JobArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", metavar="", help="Wait for its end with live progress and write its file.")
+    ] = False,
+    out: OutOption = None,
+    force: ForceOption = False,
+    format: Annotated[TextFormat, typer.Option("--format", help="For texts and transcripts.")] = TextFormat.TEXT,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Do a job that has ended again: a new job of the same input, model and seed, at its own price."""
+    from tessera.cli.making import watch as follow
+    from tessera.cli.telling import tell_submitted
+
+    screen = Screen(json=json, quiet=quiet)
+    made = call(lambda client: client.retry(id), screen)
+    if watch or out is not None:
+        raise typer.Exit(follow(made.id, Target(out=out, force=force, format=format), screen))
+    raise typer.Exit(tell_submitted(made, screen))
+
+
 def _show(found: Job, screen: Screen) -> None:
     now = datetime.now(UTC)
     rows = table("", "")
@@ -193,6 +220,8 @@ def _show(found: Job, screen: Screen) -> None:
     row("tier", found.tier)
     held = f"{tokens(found.charged_tokens)} charged" if found.is_final else f"{tokens(found.cost_tokens)} held"
     row("tokens", held)
+    if found.retried_from is not None:
+        row("repeats", clean(found.retried_from))
     row("submitted", _ago(found, now))
     if _took(found):
         row("took", _took(found))

@@ -131,6 +131,12 @@ class Client:
         """Ask for the job's end. The answer may still be running: its events tell when it is over. Safe to repeat."""
         return await self._transport.call("POST", f"/v1/jobs/{_part(job_id)}/cancel", Job, repeatable=True)
 
+    async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
+        """A new job like one that has ended. Safe to repeat with the same ``idempotency_key``; see ``submit``."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        path = f"/v1/jobs/{_part(job_id)}/retry"
+        return await self._transport.call("POST", path, Job, headers=headers, repeatable=True)
+
     def events(
         self,
         job_id: str,

@@ -75,6 +75,7 @@ class Job(Answer):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    retried_from: str | None = None
     attempt: int = 0
     input: dict[str, Any] = Field(default_factory=dict)
     output: dict[str, Any] | None = None

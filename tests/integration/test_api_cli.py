@@ -1,0 +1,44 @@
+"""Commands that ask the real API: what a person sees of retries, quotes, ledger and queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+import structlog
+
+from tessera.cli.app import main
+from tests.integration.api_server import Api
+
+Run = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+def run(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command with the API's key; its exit code, stdout and stderr."""
+    monkeypatch.setenv("TESSERA_URL", api.url)
+    monkeypatch.setenv("TESSERA_API_KEY", api.key)
+
+    async def command(*arguments: str) -> tuple[int, str, str]:
+        with structlog.testing.capture_logs():  # the server's, which would come between
+            code = await asyncio.to_thread(main, list(arguments))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+async def test_retry_submits_an_ended_job_again(api: Api, run: Run) -> None:
+    job = await api.submit()
+    code, _, err = await run("retry", job["id"])
+    assert code != 0
+    assert "only one that has ended" in err
+    await api.call("POST", job["urls"]["cancel"])
+    code, out, _ = await run("retry", job["id"], "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert (made["state"], made["retried_from"]) == ("queued", job["id"])
+    code, out, _ = await run("job", made["id"])
+    assert code == 0
+    assert job["id"] in out
