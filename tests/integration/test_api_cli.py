@@ -22,6 +22,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setenv("TESSERA_API_KEY", api.key)
 
     async def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
         with structlog.testing.capture_logs():  # the server's, which would come between
             code = await asyncio.to_thread(main, list(arguments))
         return code, *capsys.readouterr()
