@@ -244,6 +244,8 @@ CREATE TABLE token_ledger (
 );
 CREATE UNIQUE INDEX token_ledger_once ON token_ledger (job_id, entry) WHERE entry IN ('hold', 'settlement', 'refund');
 CREATE INDEX token_ledger_user_day ON token_ledger (user_id, day);
+CREATE INDEX token_ledger_user ON token_ledger (user_id, id);
+CREATE INDEX token_ledger_job_grant ON token_ledger (job_id) WHERE entry = 'grant' AND job_id IS NOT NULL;
 
 -- The projection of the ledger, kept in the same transactions, rebuilt and compared by maintenance.
 CREATE TABLE usage_daily (

@@ -22,6 +22,7 @@ from tessera.api import (
     health,
     jobs,
     keys,
+    ledger,
     models,
     plans,
     quotes,
@@ -66,7 +67,7 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     app = FastAPI(title="Tessera", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.api = api
     # The routes of submissions first: they are looked through in this order.
-    for module in (jobs, quotes, events, explanations, artifacts, uploads, models, plans, account, keys):
+    for module in (jobs, quotes, events, explanations, artifacts, uploads, models, plans, account, ledger, keys):
         app.include_router(module.router)
     for module in (admin, admin_workers, admin_queue, health, docs):
         app.include_router(module.router)

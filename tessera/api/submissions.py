@@ -58,6 +58,14 @@ def refuse(field: str, message: str) -> InvalidInput:
     return InvalidInput(f"{_NOTHING} {field}: {message}", errors=[{"field": field, "message": message}])
 
 
+def refuse_parameter(name: str, message: str) -> InvalidInput:
+    """The refusal of one parameter of a question."""
+    return InvalidInput(
+        f"The request is not valid, and nothing was done. {name}: {message}",
+        errors=[{"field": name, "message": message}],
+    )
+
+
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises BadRequest."""
     try:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, audit, generate, inspection, jobs, pauses, platform, report, workers
+from tessera.cli import account, audit, generate, inspection, jobs, ledger, pauses, platform, report, simulate, workers
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -51,12 +51,14 @@ app.add_typer(generate.app, name="generate", rich_help_panel=MAKE)
 app.command("transcribe", rich_help_panel=MAKE, epilog=generate.TRANSCRIBE_EPILOG)(generate.transcribe)
 jobs.register(app, WORK)
 account.register(app, ACCOUNT)
+ledger.register(app, ACCOUNT)
 platform.register(app, PLATFORM)
 inspection.register(app, PLATFORM)
 workers.register(app, PLATFORM)
 pauses.register(app, PLATFORM)
 report.register(app, PLATFORM)
 audit.register(app, PLATFORM)
+simulate.register(app, PLATFORM)
 
 
 def _version(asked: bool) -> None:

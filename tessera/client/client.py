@@ -27,6 +27,7 @@ from tessera.client.models import (
     Event,
     Explanation,
     Job,
+    LedgerEntry,
     Me,
     Model,
     Page,
@@ -287,6 +288,19 @@ class Client:
     async def usage(self, days: int = 30) -> Usage:
         """What was used on the last ``days`` UTC days."""
         return await self._transport.call("GET", "/v1/usage", Usage, params={"days": str(days)})
+
+    async def ledger(
+        self,
+        *,
+        day: date | None = None,
+        job_id: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Page[LedgerEntry]:
+        """One page of the user's ledger, the newest entry first; ``next_cursor`` asks for the next page."""
+        asked = {"day": day, "job_id": job_id, "cursor": cursor, "limit": limit}
+        params = {name: str(value) for name, value in asked.items() if value is not None}
+        return await self._transport.call("GET", "/v1/ledger", Page[LedgerEntry], params=params)
 
     async def keys_create(
         self,

@@ -307,6 +307,19 @@ class Usage(Answer):
     today: Quota = Quota()
 
 
+class LedgerEntry(Answer):
+    """One booking of tokens: ``amount_tokens`` above 0 uses quota, below 0 gives it back, on the UTC day ``day``."""
+
+    id: int
+    at: datetime | None = None
+    day: str
+    kind: str = ""
+    entry: str
+    amount_tokens: Number
+    job_id: str | None = None
+    reason: str = ""
+
+
 class ApiKey(Answer):
     """An API key. ``api_key`` is the secret itself: only the answer that makes the key has it."""
 

@@ -43,3 +43,17 @@ async def test_retry_submits_an_ended_job_again(api: Api, run: Run) -> None:
     code, out, _ = await run("job", made["id"])
     assert code == 0
     assert job["id"] in out
+
+
+async def test_ledger_lists_what_jobs_held_and_gave_back(api: Api, run: Run) -> None:
+    assert "No entries yet" in (await run("ledger"))[2]
+    job = await api.submit("image", prompt="a fox")
+    await api.call("POST", job["urls"]["cancel"])
+    code, out, _ = await run("ledger")
+    assert code == 0
+    refund, hold = out.splitlines()[1:]
+    assert "refund" in refund and "-1" in refund and job["id"] in refund
+    assert "hold" in hold and "+1" in hold
+    code, out, _ = await run("ledger", "--job", job["id"], "--limit", "1", "--json")
+    assert [entry["entry"] for entry in json.loads(out)["data"]] == ["refund"]
+    assert (await run("ledger", "--day", "today"))[0] == 2
