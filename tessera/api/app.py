@@ -25,11 +25,13 @@ from tessera.api import (
     ledger,
     models,
     plans,
+    queue,
     quotes,
     schemas,
     uploads,
 )
 from tessera.api.auth import Authenticator
+from tessera.api.depth import DepthGauge
 from tessera.api.limits import RequestLimiter
 from tessera.api.metrics import Metrics
 from tessera.api.middleware import GatewayMiddleware
@@ -63,11 +65,17 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     """
     metrics = Metrics()
     authenticator = Authenticator(services.db, RequestLimiter(), services.clock)
-    api = Api(services=services, authenticator=authenticator, metrics=metrics, workers=Workers(services.scheduler))
+    api = Api(
+        services=services,
+        authenticator=authenticator,
+        metrics=metrics,
+        workers=Workers(services.scheduler),
+        depth=DepthGauge(services),
+    )
     app = FastAPI(title="Tessera", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.api = api
     # The routes of submissions first: they are looked through in this order.
-    for module in (jobs, quotes, events, explanations, artifacts, uploads, models, plans, account, ledger, keys):
+    for module in (jobs, quotes, events, explanations, artifacts, uploads, models, plans, queue, account, ledger, keys):
         app.include_router(module.router)
     for module in (admin, admin_workers, admin_queue, health, docs):
         app.include_router(module.router)

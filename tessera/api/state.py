@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import Request
 
 from tessera.api.auth import Authenticator
+from tessera.api.depth import DepthGauge
 from tessera.api.metrics import Metrics
 from tessera.api.services import Services
 from tessera.api.workers import Workers
@@ -26,6 +27,7 @@ class Api:
     authenticator: Authenticator
     metrics: Metrics
     workers: Workers
+    depth: DepthGauge
     patterns: list[tuple[re.Pattern[str], set[str]]] = field(default_factory=list)  # of all routes, with their methods
     streams: Counter[UUID] = field(default_factory=Counter)
     media: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MEDIA_THREADS))

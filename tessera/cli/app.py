@@ -11,7 +11,20 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from tessera.cli import account, audit, generate, inspection, jobs, ledger, pauses, platform, report, simulate, workers
+from tessera.cli import (
+    account,
+    audit,
+    generate,
+    inspection,
+    jobs,
+    ledger,
+    pauses,
+    platform,
+    queue,
+    report,
+    simulate,
+    workers,
+)
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
 
@@ -50,6 +63,7 @@ MAKE, WORK, ACCOUNT, PLATFORM = "Make something", "Jobs", "Account", "This machi
 app.add_typer(generate.app, name="generate", rich_help_panel=MAKE)
 app.command("transcribe", rich_help_panel=MAKE, epilog=generate.TRANSCRIBE_EPILOG)(generate.transcribe)
 jobs.register(app, WORK)
+queue.register(app, WORK)
 account.register(app, ACCOUNT)
 ledger.register(app, ACCOUNT)
 platform.register(app, PLATFORM)

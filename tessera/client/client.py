@@ -33,6 +33,7 @@ from tessera.client.models import (
     Page,
     Pause,
     Plan,
+    Queue,
     Quote,
     Unpaused,
     Upload,
@@ -278,6 +279,10 @@ class Client:
     async def plans(self) -> tuple[Plan, ...]:
         """The plans and what they allow. Needs no API key."""
         return (await self._transport.call("GET", "/v1/plans", Page[Plan])).data
+
+    async def queue(self) -> Queue:
+        """How much waits and runs, which models are loaded, and what is paused. Needs no API key."""
+        return await self._transport.call("GET", "/v1/queue", Queue)
 
     # The account
 

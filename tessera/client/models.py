@@ -307,6 +307,43 @@ class Usage(Answer):
     today: Quota = Quota()
 
 
+class QueueLine(Answer):
+    """The jobs of one kind and tier, of all users together."""
+
+    kind: str
+    tier: str
+    queued: int = 0
+    running: int = 0
+    oldest_wait_s: Number | None = None
+
+
+class QueueModel(Answer):
+    """Whether a model can start at once (``warm``), is to be loaded first (``cold``), or is ``offline``."""
+
+    id: str
+    kind: str = ""
+    state: str = "unknown"
+
+
+class QueuePause(Answer):
+    """A kind of which no job starts, with the operator's words."""
+
+    kind: str
+    message: str = ""
+    since: datetime | None = None
+
+
+class Queue(Answer):
+    """How much waits and runs, as counted at ``as_of``."""
+
+    as_of: datetime | None = None
+    queued: int = 0
+    running: int = 0
+    lines: tuple[QueueLine, ...] = ()
+    models: tuple[QueueModel, ...] = ()
+    pauses: tuple[QueuePause, ...] = ()
+
+
 class LedgerEntry(Answer):
     """One booking of tokens: ``amount_tokens`` above 0 uses quota, below 0 gives it back, on the UTC day ``day``."""
 

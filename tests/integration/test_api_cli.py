@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import structlog
 
+from tessera.api.depth import CACHE_S
 from tessera.cli.app import main
 from tests.integration.api_server import Api
 
@@ -57,3 +58,17 @@ async def test_ledger_lists_what_jobs_held_and_gave_back(api: Api, run: Run) -> 
     code, out, _ = await run("ledger", "--job", job["id"], "--limit", "1", "--json")
     assert [entry["entry"] for entry in json.loads(out)["data"]] == ["refund"]
     assert (await run("ledger", "--day", "today"))[0] == 2
+
+
+async def test_queue_shows_what_waits_and_what_is_paused(api: Api, run: Run) -> None:
+    code, _, err = await run("queue")
+    assert code == 0
+    assert "Nothing waits" in err
+    await api.submit("image", prompt="a fox")
+    await api.sql.execute("INSERT INTO queue_pauses (kind, message, actor) VALUES ('video', 'Lent out.', 'test')")
+    await asyncio.sleep(CACHE_S)
+    code, out, err = await run("queue")
+    assert out.splitlines()[1].split()[:4] == ["image", "pro", "1", "0"]
+    assert "Jobs of kind video are paused: Lent out." in err
+    assert "preview-image" in err
+    assert json.loads((await run("queue", "--json"))[1])["queued"] == 1

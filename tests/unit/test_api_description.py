@@ -24,7 +24,7 @@ from tessera.inputs import INPUTS
 from tessera.store.database import Database
 from tests.fakes.scheduler import FakeScheduler
 
-OPEN = {"/v1/models", "/v1/plans", "/healthz", "/readyz"}
+OPEN = {"/v1/models", "/v1/plans", "/v1/queue", "/healthz", "/readyz"}
 
 
 @pytest.fixture
