@@ -73,6 +73,21 @@ async def test_an_outcome_is_told_on_every_watch_until_it_is_acknowledged(tmp_pa
     await worker.close()
 
 
+async def test_when_a_result_is_told_its_bytes_are_stored(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    engine = PreviewEngine(["preview-image"], 1)
+    worker = Worker(name="w", engine=engine, artifacts=store, slots=1, models=["preview-image"])
+    picture = {"prompt": "a lighthouse", "width": 64, "height": 64, "count": 2, "seed": 1}
+    wanted = RunSpec(job_id=uuid4(), attempt=1, kind=Kind.IMAGE, model="preview-image", input=picture)
+    await worker.start([wanted])
+    outcome = await outcome_of(worker, wanted)
+    assert (outcome.ending, len(outcome.files)) == (Ending.COMPLETED, 2)
+    for file in outcome.files:
+        assert await store.size(file.sha256) == file.bytes
+        assert file.thumbnail_sha256 is not None and await store.size(file.thumbnail_sha256)
+    await worker.close()
+
+
 async def test_a_model_is_loaded_told_and_unloaded(worker: Worker) -> None:
     stream = worker.watch()
     assert (await anext(stream)).resident == ()
