@@ -25,7 +25,8 @@ SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.
 FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
 
 -- name: list_jobs
--- A page of a user's jobs, the newest first.
+-- A page of a user's jobs, the newest first, none older than `down_to`.
+-- A text is looked for in what a person wrote: the prompt, what is to be spoken, the messages of a chat.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
        j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.created_at, j.started_at, j.finished_at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
@@ -35,10 +36,28 @@ SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.
 FROM jobs j
 WHERE j.user_id = :user_id
   AND j.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+  AND j.id >= coalesce(CAST(:down_to AS uuid), '00000000-0000-0000-0000-000000000000')
   AND (CAST(:kind AS text) IS NULL OR j.kind = CAST(:kind AS text))
-  AND (CAST(:state AS text) IS NULL OR j.state = CAST(:state AS text))
+  AND (CAST(:states AS text[]) IS NULL OR j.state = ANY (CAST(:states AS text[])))
   AND (CAST(:model AS text) IS NULL OR j.model = CAST(:model AS text))
+  AND (CAST(:created_after AS timestamptz) IS NULL OR j.created_at > CAST(:created_after AS timestamptz))
+  AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < CAST(:created_before AS timestamptz))
+  AND NOT EXISTS (SELECT FROM jsonb_array_elements(CAST(:metadata AS jsonb)) AS f(meanings)
+                  WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(f.meanings) AS m(meaning)
+                                    WHERE j.metadata @> m.meaning))
+  AND (CAST(:text AS text) IS NULL
+       OR strpos(lower(concat_ws(E'\n', j.input ->> 'prompt', j.input ->> 'text',
+                                 (SELECT string_agg(w.message ->> 'content', E'\n')
+                                  FROM jsonb_array_elements(CASE jsonb_typeof(j.input -> 'messages') WHEN 'array'
+                                                            THEN j.input -> 'messages' ELSE '[]' END) AS w(message)))),
+                 lower(CAST(:text AS text))) > 0)
 ORDER BY j.id DESC LIMIT :limit
+
+-- name: list_jobs_end
+-- The last of the jobs that a page may look at; no row when there are fewer.
+SELECT i.id FROM jobs i
+WHERE i.user_id = :user_id AND i.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY i.id DESC OFFSET CAST(:scanned AS integer) - 1 LIMIT 1
 
 -- name: job_for_events
 -- What a stream of a job's events begins with.

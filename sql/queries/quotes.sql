@@ -1,8 +1,8 @@
 -- What admission would say of a job, without holding anything: a look, not a promise.
 
 -- name: quote_admission
--- What `admit` would answer now to one job of this price, by its rules in its order; and the lesser of what quota and key
--- leave. Without locks: jobs that are admitted in this moment are not seen.
+-- What `admit` would answer now to one job of this price, by its rules in its order.
+-- Also the lesser of what quota and key leave. Without locks: jobs that are admitted in this moment are not seen.
 SELECT CASE WHEN f.user_used_mt + f.cost_mt > f.user_daily_mt THEN 'quota_exhausted'
             WHEN f.key_used_mt + f.cost_mt > f.key_cap_mt THEN 'key_cap_exhausted'
             WHEN f.queued >= f.max_queued THEN 'too_many_queued'

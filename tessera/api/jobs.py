@@ -16,6 +16,7 @@ from tessera.api.answers import admitted_answer, answer, artifact_answer, job_an
 from tessera.api.auth import Caller, Reader, User
 from tessera.api.context import RateState, context_of
 from tessera.api.feed import places_of
+from tessera.api.job_filters import MAX_TEXT_CHARS, METADATA_PARAMETER, SCANNED, read_filter
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
 from tessera.api.streams import wait_for_end
@@ -126,34 +127,57 @@ def _wait_s(request: Request) -> int:
     "/v1/jobs",
     response_model=None,
     summary="List jobs, the newest first",
-    responses={200: {"model": schemas.JobPage}, **schemas.problems(401, 422, 429, 503)},
+    responses={200: {"model": schemas.JobPage}, **schemas.problems(401, 403, 422, 429, 503)},
+    openapi_extra={"parameters": [METADATA_PARAMETER]},
 )
 async def list_jobs(
     request: Request,
     caller: Reader,
     kind: Kind | None = None,
-    state: JobState | None = None,
+    state: Annotated[list[JobState] | None, Query(max_length=7, description="one or more, repeated")] = None,
     model: Annotated[str | None, Query(max_length=64)] = None,
+    created_after: Annotated[str | None, Query(max_length=40, examples=["2030-01-31T12:00:00Z"])] = None,
+    created_before: Annotated[str | None, Query(max_length=40, examples=["2030-02-01T00:00:00Z"])] = None,
+    q: Annotated[
+        str | None,
+        Query(min_length=1, max_length=MAX_TEXT_CHARS, description="in the prompt, in any case", examples=["fox"]),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
 ) -> Response:
-    """The user's jobs. `next_cursor` is null on the last page."""
+    """The user's jobs. `next_cursor` is null on the last page.
+
+    Filters go together, and a cursor keeps its meaning with any of them. A search by `q` or `metadata.{key}` may answer
+    with a short or empty page before the last one: go on while there is a `next_cursor`.
+    """
     services = api_of(request).services
     named = services.catalog.by_id(model) if model else None
+    wanted = read_filter(request, states=state, created_after=created_after, created_before=created_before, text=q)
+    before = read_cursor(Prefix.JOB, cursor)
+    down_to = None
+    if wanted.is_search:
+        end = await services.db.row("list_jobs_end", user_id=caller.user_id, before=before, scanned=SCANNED)
+        down_to = end["id"] if end is not None else None
     rows = await services.db.rows(
         "list_jobs",
         user_id=caller.user_id,
-        before=read_cursor(Prefix.JOB, cursor),
+        before=before,
+        down_to=down_to,
         kind=kind.value if kind else None,
-        state=state.value if state else None,
+        states=wanted.states,
         model=(named.id if named else model.replace("\x00", "")) if model else None,
+        created_after=wanted.after,
+        created_before=wanted.before,
+        metadata=wanted.metadata,
+        text=wanted.text,
         limit=limit + 1,
     )
     shown, rest = rows[:limit], rows[limit:]
+    next_id = shown[-1]["id"] if rest else down_to
     queued = [row["id"] for row in shown if row["state"] == JobState.QUEUED]
     places = await places_of(services.scheduler, queued, timeout_s=PLACES_TIMEOUT_S) if queued else {}
     data = [job_answer(row, places.get(row["id"])) for row in shown]
-    return page(data, data[-1]["id"] if rest else None)
+    return page(data, show(Prefix.JOB, next_id) if next_id is not None else None)
 
 
 @router.get(

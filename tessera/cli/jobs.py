@@ -63,6 +63,8 @@ def register(app: typer.Typer, panel: str) -> None:
 
 [cyan]tessera jobs --state queued[/cyan]
 
+[cyan]tessera jobs --search lighthouse[/cyan]
+
 [cyan]tessera jobs --kind image --limit 5 --json | jq -r '.data[].id'[/cyan]""",
     )(jobs)
     app.command(
@@ -96,6 +98,10 @@ def jobs(
     kind: Annotated[
         KindChoice | None, typer.Option("--kind", metavar="KIND", help=f"Only these: {', '.join(KindChoice)}.")
     ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help="Only of this model.")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Only with this in the prompt, in any case.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=10_000, help="How many at most.")] = 20,
     cursor: Annotated[
         str | None,
@@ -105,12 +111,16 @@ def jobs(
 ) -> None:
     """List your jobs, the newest first."""
     screen = Screen(json=json)
-    found, following = call(lambda client: _collect(client, state, kind, limit, cursor), screen)
+    found, following = call(lambda client: _collect(client, state, kind, model, search, limit, cursor), screen)
     if json:
         screen.print_json({"data": [job.dump() for job in found], "next_cursor": following})
         return
     if not found:
-        screen.say("No jobs." if state or kind else 'No jobs yet. The first: tessera generate image "a lighthouse"')
+        screen.say(
+            "No jobs."
+            if state or kind or model or search
+            else 'No jobs yet. The first: tessera generate image "a lighthouse"'
+        )
         return
     now = datetime.now(UTC)
     rows = table("ID", "KIND", "STATE", "TOKENS", "TOOK", "WHEN", "WHAT", right=("TOKENS", "TOOK"))
@@ -132,14 +142,22 @@ def jobs(
 
 
 async def _collect(
-    client: Client, state: str | None, kind: str | None, limit: int, cursor: str | None
+    client: Client,
+    state: str | None,
+    kind: str | None,
+    model: str | None,
+    search: str | None,
+    limit: int,
+    cursor: str | None,
 ) -> tuple[list[Job], str | None]:
     found: list[Job] = []
     while True:
-        page = await client.list_jobs(state=state, kind=kind, cursor=cursor, limit=min(PAGE, limit - len(found)))
+        size = min(PAGE, limit - len(found))
+        page = await client.list_jobs(state=state, kind=kind, model=model, text=search, cursor=cursor, limit=size)
         found.extend(page.data)
-        cursor = page.next_cursor
-        if not cursor or not page.data or len(found) >= limit:
+        last, cursor = cursor, page.next_cursor
+        # A page of a search may be empty and not be the last one.
+        if not cursor or cursor == last or len(found) >= limit:
             return found, cursor
 
 

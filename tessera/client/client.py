@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from datetime import date, datetime
 from decimal import Decimal
@@ -122,11 +122,35 @@ class Client:
         return await self._transport.call("GET", f"/v1/jobs/{_part(job_id)}/explain", Explanation)
 
     async def list_jobs(
-        self, *, state: str | None = None, kind: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        state: str | Sequence[str] | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        metadata: Mapping[str, str] | None = None,
+        text: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> Page[Job]:
-        """One page of the user's jobs, the newest first; ``next_cursor`` asks for the next page."""
-        asked = {"state": state, "kind": kind, "cursor": cursor, "limit": str(limit) if limit is not None else None}
-        params = {name: str(value) for name, value in asked.items() if value is not None}
+        """One page of the user's jobs, the newest first; ``next_cursor`` asks for the next page.
+
+        ``text`` is looked for in the prompts, ``metadata`` on the top level of each job's. A page of such a search may
+        be short or empty and not be the last: go on while there is a ``next_cursor``.
+        """
+        asked = {
+            "kind": kind,
+            "model": model,
+            "created_after": created_after.isoformat() if created_after is not None else None,
+            "created_before": created_before.isoformat() if created_before is not None else None,
+            "q": text,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        params = [(name, str(value)) for name, value in asked.items() if value is not None]
+        params += [("state", str(one)) for one in ([state] if isinstance(state, str) else state or ())]
+        params += [(f"metadata.{key}", value) for key, value in (metadata or {}).items()]
         return await self._transport.call("GET", "/v1/jobs", Page[Job], params=params)
 
     async def cancel(self, job_id: str) -> Job:

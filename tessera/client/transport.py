@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +26,7 @@ READ_TIMEOUT_S = 75.0  # above the 60 s that `Prefer: wait` may hold an answer b
 MAX_ERROR_BYTES = 1 << 20
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
+Params = Mapping[str, str] | Sequence[tuple[str, str]]  # pairs, where a name comes more than once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Transport:
         answer: type[AnswerT],
         *,
         repeatable: bool | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         json: Any = None,
         data: Callable[[], Any] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -146,7 +147,7 @@ class Transport:
         path: str,
         *,
         repeatable: bool | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         json: Any = None,
         data: Callable[[], Any] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -199,7 +200,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         json: Any = None,
         data: Any = None,
         headers: Mapping[str, str] | None = None,

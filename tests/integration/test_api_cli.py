@@ -72,3 +72,11 @@ async def test_queue_shows_what_waits_and_what_is_paused(api: Api, run: Run) -> 
     assert "Jobs of kind video are paused: Lent out." in err
     assert "preview-image" in err
     assert json.loads((await run("queue", "--json"))[1])["queued"] == 1
+
+
+async def test_jobs_are_searched_by_their_prompt(api: Api, run: Run) -> None:
+    fox, _ = await api.submit("image", prompt="a red fox"), await api.submit("image", prompt="a dog")
+    code, out, _ = await run("jobs", "--search", "FOX", "--json")
+    assert code == 0
+    assert [job["id"] for job in json.loads(out)["data"]] == [fox["id"]]
+    assert "No jobs." in (await run("jobs", "--search", "cat"))[2]
