@@ -1,7 +1,7 @@
 # Tessera. 'make' alone explains the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs doctor test chaos check fmt bench lock clean venv
+.PHONY: help up down status logs doctor test chaos check fmt bench simulate lock clean venv
 
 BIN := .venv/bin
 # A test run must not touch the platform of the developer who starts it.
@@ -47,6 +47,9 @@ fmt: venv ## Bring the code into its format
 
 bench: venv ## Measure the platform that runs here (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks
+
+simulate: venv ## Compare the scheduling policy with its peers' on a virtual clock (docs/simulator.md); SIMULATE=NAME
+	@$(BIN)/tessera simulate $(SIMULATE)
 
 lock: venv ## Resolve the dependencies anew into requirements.lock
 	@.venv-tools/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
