@@ -168,7 +168,7 @@ def per_bucket(record: Record, begin: Floats, end: Floats) -> Floats:
         total: Floats = before * edges - sums[before]
         return total
 
-    within: Floats = np.diff(passed(begin) - passed(end))
+    within: Floats = np.maximum(0.0, np.diff(passed(begin) - passed(end)))  # rounding leaves a hair below 0
     return within
 
 
