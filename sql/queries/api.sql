@@ -79,6 +79,16 @@ FROM job_events e
 WHERE e.seq > :after AND e.seq <= :upto AND e.job_seq IS NOT NULL AND e.job_id = ANY (CAST(:jobs AS uuid[]))
 ORDER BY e.seq
 
+-- name: users_of_events
+-- Which of these users have events in a stretch of the feed.
+SELECT DISTINCT e.user_id FROM job_events e
+WHERE e.seq > :after AND e.seq <= :upto AND e.user_id = ANY (CAST(:users AS uuid[]))
+
+-- name: events_of_user
+-- The public events of all of a user's jobs after one of them, in order, so many at most.
+SELECT e.seq, e.job_id, e.job_seq, e.type, e.attempt, e.data, e.created_at
+FROM job_events e WHERE e.user_id = :user_id AND e.seq > :after AND e.job_seq IS NOT NULL ORDER BY e.seq LIMIT :limit
+
 -- name: get_artifact
 -- A user's artifact, deleted ones too.
 SELECT a.id, a.job_id, a.index, a.sha256, a.media_type, a.bytes, a.thumbnail_sha256, a.created_at, a.deleted_at, j.kind

@@ -1,4 +1,4 @@
-"""A job's events as server-sent events."""
+"""A job's events, or those of all of a user's jobs, as server-sent events."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tessera.api import schemas
 from tessera.api.auth import Caller, Reader
 from tessera.api.state import Api, api_of
 from tessera.api.streams import EventStreamResponse, JobEvents
+from tessera.api.user_events import UserEvents
 from tessera.errors import NotFound, RateLimited
 from tessera.ids import Prefix, parse
 from tessera.jobs import FINAL
@@ -22,6 +23,14 @@ MAX_STREAMS = (
     128  # open at once, per user and replica: twice as many as anybody needs, a sixteenth of what a replica takes
 )
 MAX_EVENT_ID = 2**31 - 1
+
+ALL_EVENTS_EXAMPLE = """\
+id: 70211
+
+id: 70214
+event: completed
+data: {"id":70214,"job_id":"job_…","type":"completed","at":"2030-01-31T12:00:02Z","attempt":1,"data":{}}
+"""
 
 
 @router.get(
@@ -56,12 +65,55 @@ async def job_events(
     after = _event_id(last_event_id if last_event_id is not None else last_event_id_header)
     if after and job["state"] in FINAL and not await services.db.rows("events_of_job", job_id=job["id"], after=after):
         return Response(status_code=204)
+    _check_streams(api, caller)
+    events = JobEvents(services.db, services.feed, job, after=after, heartbeat_s=services.heartbeat_s)
+    return EventStreamResponse(_counted(api, caller, events.messages()))
+
+
+@router.get(
+    "/v1/events",
+    response_model=None,
+    summary="Follow all jobs",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": ALL_EVENTS_EXAMPLE}}},
+        **schemas.problems(401, 403, 422, 429, 503),
+    },
+)
+async def all_events(
+    request: Request,
+    caller: Reader,
+    last_event_id: Annotated[
+        str | None, Query(max_length=32, description="as the header, for who cannot set one; 0: from the oldest")
+    ] = None,
+    last_event_id_header: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+) -> Response:
+    """The durable events of all of the user's jobs, in the order in which they happened, in one stream without end.
+
+    Each `id` is larger than the one before, with gaps; `Last-Event-ID` resumes after it, or at the oldest event that is
+    still kept. Without one the stream begins now: its first `id` comes at once, without data. `progress`, `preview` and
+    `chunk` come only in the stream of a single job.
+    """
+    api = api_of(request)
+    services = api.services
+    _check_streams(api, caller)
+    given = last_event_id if last_event_id is not None else last_event_id_header
+    after = int(given) if given is not None and given.isascii() and given.isdigit() and len(given) <= 32 else None
+    events = UserEvents(
+        services.db,
+        services.feed,
+        caller.user_id,
+        after=after,
+        heartbeat_s=services.heartbeat_s,
+        check=lambda: api.authenticator.authenticate(request),
+    )
+    return EventStreamResponse(_counted(api, caller, events.messages()))
+
+
+def _check_streams(api: Api, caller: Caller) -> None:
     if api.streams[caller.user_id] >= MAX_STREAMS:
         raise RateLimited(
             f"{MAX_STREAMS} event streams are open already. Close one, or ask for the job by GET.", retry_after_s=5
         )
-    events = JobEvents(services.db, services.feed, job, after=after, heartbeat_s=services.heartbeat_s)
-    return EventStreamResponse(_counted(api, caller, events.messages()))
 
 
 async def _counted(api: Api, caller: Caller, messages: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

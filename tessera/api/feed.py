@@ -1,4 +1,4 @@
-"""One tail per replica over what happens to all jobs, fanned out to whoever follows one of them.
+"""One tail per replica over what happens to all jobs, fanned out to whoever follows one of them, or all of one user's.
 
 Durable events come from ``job_events`` on one held connection (LISTEN shortens the wait, a poll each second is the
 guarantee), ephemeral ones from one subscription to the scheduler. However many streams are open, Postgres and the
@@ -117,6 +117,40 @@ class Subscription:
         return self._pending.popleft() if self._pending else None
 
 
+class UserSubscription:
+    """One reader of all of a user's jobs: told that there is something to read, and not what.
+
+    It reads Postgres by itself, from its own place on, so however slow it is it loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something of the user's was committed."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """End the reader: the replica stops."""
+        self.closed = True
+        self._woken.set()
+
+    def begin(self) -> None:
+        """Call it before reading: what is committed from now on wakes again."""
+        if not self.closed:
+            self._woken.clear()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether there was something since ``begin`` or within the time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
 class Feed:
     """The tail of one replica. ``start`` it in the running loop, ``close`` it at the end."""
 
@@ -125,6 +159,7 @@ class Feed:
         self._scheduler = scheduler
         self._poll_s = poll_s
         self._readers: dict[UUID, list[Subscription]] = {}
+        self._users: dict[UUID, list[UserSubscription]] = {}
         self._woken = asyncio.Event()
         self._joined = asyncio.Event()  # set while somebody follows a job
         self._at: int | None = None
@@ -146,6 +181,9 @@ class Feed:
         for readers in self._readers.values():
             for reader in readers:
                 reader.close()
+        for users in self._users.values():
+            for user in users:
+                user.close()
 
     @property
     def followed(self) -> int:
@@ -162,20 +200,42 @@ class Feed:
         self._readers.setdefault(job_id, []).append(subscription)
         self._joined.set()
         try:
-            if self._at is None:
-                try:
-                    async with asyncio.timeout(5):
-                        await self._positioned.wait()
-                except TimeoutError:
-                    raise Unavailable(retry_after_s=RETRY_AFTER_S) from None
+            await self._in_position()
             yield subscription
         finally:
             readers = self._readers[job_id]
             readers.remove(subscription)
             if not readers:
                 del self._readers[job_id]
-            if not self._readers:
-                self._joined.clear()
+            self._left()
+
+    @contextlib.asynccontextmanager
+    async def follow(self, user_id: UUID) -> AsyncIterator[UserSubscription]:
+        """A UserSubscription to all jobs of a user. Read from Postgres after entering. Raises Unavailable."""
+        subscription = UserSubscription()
+        self._users.setdefault(user_id, []).append(subscription)
+        self._joined.set()
+        try:
+            await self._in_position()
+            yield subscription
+        finally:
+            users = self._users[user_id]
+            users.remove(subscription)
+            if not users:
+                del self._users[user_id]
+            self._left()
+
+    async def _in_position(self) -> None:
+        if self._at is None:
+            try:
+                async with asyncio.timeout(5):
+                    await self._positioned.wait()
+            except TimeoutError:
+                raise Unavailable(retry_after_s=RETRY_AFTER_S) from None
+
+    def _left(self) -> None:
+        if not self._readers and not self._users:
+            self._joined.clear()
 
     # ------------------------------------------------------------------ durable
 
@@ -194,7 +254,7 @@ class Feed:
                         async with asyncio.timeout(self._poll_s):
                             await self._woken.wait()
                     await asyncio.sleep(max(0.0, GATHER_S - (time.monotonic() - read_at)))
-                    if not self._readers:
+                    if not self._readers and not self._users:
                         # While nobody follows a job, a look each second keeps the position.
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(self._poll_s):
@@ -223,8 +283,17 @@ class Feed:
                 query.positional, *query.arguments({"after": after, "upto": upto, "jobs": jobs})
             )
             self._deliver(DurableEvent.of(row) for row in rows)
+        if after is not None and upto > after and self._users:
+            await self._wake_users(connection, after, upto)
         self._at = upto
         self._positioned.set()
+
+    async def _wake_users(self, connection: asyncpg.Connection, after: int, upto: int) -> None:
+        query = load()["users_of_events"]
+        asked = query.arguments({"after": after, "upto": upto, "users": list(self._users)})
+        for row in await connection.fetch(query.positional, *asked):
+            for reader in self._users.get(row["user_id"], ()):
+                reader.wake()
 
     # ------------------------------------------------------------------ ephemeral
 

@@ -187,6 +187,29 @@ class Client:
             give_up_s=give_up_s,
         ).events()
 
+    def all_events(
+        self,
+        last_event_id: int | None = None,
+        *,
+        on_interruption: Callable[[Interruption], None] | None = None,
+        silence_s: float = SILENCE_S,
+        give_up_s: float = GIVE_UP_S,
+    ) -> AsyncGenerator[Event]:
+        """The durable events of all of the user's jobs, without end, over broken lines too; see ``EventStream``.
+
+        After ``last_event_id`` (an ``id`` of this stream, 0 for all that is kept), or from now on. Close it
+        (``contextlib.aclosing``) when it is left.
+        """
+        return EventStream(
+            self._transport,
+            "/v1/events",
+            None,
+            last_event_id=last_event_id,
+            on_interruption=on_interruption,
+            silence_s=silence_s,
+            give_up_s=give_up_s,
+        ).events()
+
     async def wait(self, job_id: str, on_event: Callable[[Event], None] | None = None) -> Job:
         """Follow a job to its end and return it as it is then."""
         async with aclosing(self.events(job_id)) as events:

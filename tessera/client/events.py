@@ -64,7 +64,8 @@ class SseParser:
 
     def _line(self, line: str) -> SseMessage | None:
         if not line:
-            message = SseMessage(self._event, "\n".join(self._data), self._id) if self._data else None
+            told = bool(self._data) or self._id is not None  # an id alone moves the place to go on from
+            message = SseMessage(self._event, "\n".join(self._data), self._id) if told else None
             self._event, self._data, self._id = "", [], None
             return message
         name, _, value = line.partition(":")
@@ -126,6 +127,8 @@ class Interruption:
 class EventStream:
     """One job's events, from ``last_event_id`` (or the first) to the final one, over as many connections as it takes.
 
+    With ``get_job`` None: those of all jobs, from ``last_event_id`` (or from now) on, without end.
+
     Durable events come exactly once and in order. Ends after the final event, or at once when ``last_event_id`` is that
     event. Raises ApiError when the server refuses (unknown job, wrong key), ConnectionFailed after ``give_up_s``
     without any sign of the server.
@@ -135,7 +138,7 @@ class EventStream:
         self,
         transport: Transport,
         path: str,
-        get_job: Callable[[], Awaitable[Job]],
+        get_job: Callable[[], Awaitable[Job]] | None,
         *,
         last_event_id: int | None = None,
         on_interruption: Callable[[Interruption], None] | None = None,
@@ -168,14 +171,14 @@ class EventStream:
                             self._last = event.id
                             durable = True
                         yield event
-                        if event.is_final:
+                        if event.is_final and self._get_job is not None:
                             return
                 # The server ended the stream by itself: because it stops, or because the final event is the one that
                 # we said to have. The second is certain only after it happened a few times.
                 empty = empty + 1 if over and not durable else 0
                 if self._nothing_more or empty >= CERTAIN_AFTER:
                     return
-                over = (await self._get_job()).is_final
+                over = self._get_job is not None and (await self._get_job()).is_final
                 failure: ClientError = ConnectionFailed(self._transport.url, "the server ended the stream")
             except ApiError as error:
                 if error.status < 500 and error.status != 429:
@@ -223,6 +226,8 @@ class EventStream:
                 except ValueError as error:
                     raise BadAnswer(f"{self._transport.url} sent an event without end.") from error
                 for message in messages:
+                    if not message.data and self._last is None and message.id and message.id.isdigit():
+                        self._last = int(message.id)
                     event = read_event(message)
                     if event is not None:
                         yield event
