@@ -319,3 +319,20 @@ async def test_a_model_that_cannot_be_loaded_is_left_out_and_holds_up_nobody(pla
     assert found is not None
     assert found.reasons[0].code is WaitCode.EXCLUDED
     assert dispatcher.board.policy.devices["gpu"].loading is None
+
+
+async def test_a_cancel_asked_for_while_the_worker_is_away_reaches_it_when_it_is_back(platform: Platform) -> None:
+    platform.start_scheduler(lease_s=20.0)
+    job = await platform.submit("sleep 15")
+
+    async def runs() -> bool:
+        return bool(platform.worker.worker._runs)
+
+    await platform.until(runs)
+    platform.worker.unplug()
+    await platform.connection.execute("SELECT request_cancel($1, $2)", job, platform.user)
+    await asyncio.sleep(1.0)
+    assert await platform.state(job) == "running"
+    platform.worker.plug()
+    assert await platform.final(job, seconds=8) == ["cancelled"]
+    await platform.books()
