@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from tessera.simulator import POLICIES, Record, Scenario, ScenarioError, draw, load, read, shipped, simulate
+from tessera.simulator.machine import SimDevice
 from tessera.simulator.metrics import fair, jain, measure
 from tessera.simulator.plot import page
 from tessera.simulator.report import markdown
-from tessera.simulator.world import JobEnd
+from tessera.simulator.tessera import TesseraPolicy
+from tessera.simulator.world import JobEnd, World
 
 ONE = """
 title = "One device"
@@ -196,6 +198,20 @@ def test_shares_are_told_where_two_tiers_had_work_all_the_while() -> None:
     assert (tiers["pro"].share, tiers["pro"].target) == (pytest.approx(1.0), pytest.approx(70 / 79))  # type: ignore[index]
     alone = measure(simulate(scenario(group("pro", "pro", 0, 500)), ["strict"])[0]).tiers[0]
     assert (alone.share, alone.target) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["one-gpu-three-engines", "video-day", "hundred-gpus"])
+def test_leaving_devices_out_that_load_a_model_changes_no_decision(name: str) -> None:
+    class AsksAll(TesseraPolicy):
+        def _could_run(self, device: SimDevice) -> bool:
+            return True
+
+    found = load(name)
+    found = found.model_copy(update={"duration_s": 20.0 if name == "hundred-gpus" else 3600.0})
+    jobs = draw(found)
+    one, other = World(found, jobs, TesseraPolicy).run(), World(found, jobs, AsksAll).run()
+    assert one.loads > 0
+    assert (one.run_job, one.run_from, one.load_from) == (other.run_job, other.run_from, other.load_from)
 
 
 # ---------------------------------------------------------------------- scenarios
