@@ -20,6 +20,7 @@ import structlog
 from tessera.errors import (
     IdempotencyMismatch,
     InvalidInput,
+    NotFound,
     QuotaExhausted,
     RateLimited,
     TesseraError,
@@ -294,4 +295,7 @@ def _data_error(error: Exception) -> Exception:
     """A row that Postgres cannot store is the caller's; anything else is ours."""
     if isinstance(error, asyncpg.DataError):
         return InvalidInput(f"Nothing was submitted or charged. The database cannot store this input: {error}")
+    if isinstance(error, asyncpg.ForeignKeyViolationError):
+        # The one row that a submission names and that may be pruned at any moment is the job that it repeats.
+        return NotFound("The job that this repeats is gone by now. Nothing was submitted or charged; submit it anew.")
     return error

@@ -16,7 +16,7 @@ from deployments.worker import Worker
 from tessera.admission import Admission, Submission
 from tessera.artifacts import FolderStore
 from tessera.catalog import catalog_of
-from tessera.errors import ModelMissing
+from tessera.errors import ModelMissing, NotFound
 from tessera.ids import new_id
 from tessera.ports import WaitCode
 from tessera.scheduler.board import DeviceSpec
@@ -281,6 +281,15 @@ async def test_a_submission_that_postgres_reads_too_late_is_refused_and_holds_no
     assert await platform.connection.fetchval("SELECT outcome FROM admit($1)", rows) == "too_late"
     assert await platform.connection.fetchval("SELECT count(*) FROM jobs") == 0
     await platform.books()
+
+
+async def test_a_repeat_of_a_job_that_was_pruned_meanwhile_is_refused_and_others_of_its_batch_are_not(
+    platform: Platform,
+) -> None:
+    answers = await asyncio.gather(platform.submit(retried_from=new_id()), platform.submit(), return_exceptions=True)
+    assert isinstance(answers[0], NotFound)
+    assert await platform.state(answers[1]) == "queued"  # type: ignore[arg-type]
+    assert await platform.connection.fetchval("SELECT count(*) FROM token_ledger") == 1
 
 
 async def test_jobs_of_a_paused_kind_wait_and_start_when_the_pause_is_taken_back(platform: Platform) -> None:
