@@ -43,6 +43,7 @@ class Swap:
     evict: tuple[str, ...]
     since: float
     seconds: float
+    slots: int = 1  # of the worker: for so many jobs there is a place once it is loaded
 
 
 @dataclass(slots=True, eq=False)

@@ -94,6 +94,38 @@ class Unreserve:
 Action = Start | Load | Reserve | Unreserve
 
 
+class _Round:
+    """What the devices of one ``plan`` share: for how many jobs of each heavy model there is a place already."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._free = {worker.name: worker.free for worker in snapshot.workers}
+        self._places: dict[str, int] | None = None
+
+    def places(self, model: str) -> int:
+        """The free slots where the model is loaded, or on its way."""
+        if self._places is None:
+            self._places = {}
+            for device in self._snapshot.devices.values():
+                leaving = device.reserved.evict if device.reserved is not None else ()
+                for resident in device.resident.values():
+                    if resident.model not in leaving:
+                        self._add(resident.model, self._free.get(resident.worker, 0))
+                for swap in (device.loading, device.reserved):
+                    if swap is not None:
+                        self._add(swap.model, swap.slots)
+        return self._places.get(model, 0)
+
+    def decided(self, action: Action | None) -> None:
+        """What one device decides, the next ones count on."""
+        if isinstance(action, Load | Reserve) and self._places is not None:
+            self._add(action.swap.model, action.swap.slots)
+
+    def _add(self, model: str, slots: int) -> None:
+        assert self._places is not None
+        self._places[model] = self._places.get(model, 0) + slots
+
+
 @dataclass(slots=True)
 class _View:
     """One device in one decision: where each model could run now."""
@@ -102,6 +134,7 @@ class _View:
     worker_of: dict[str, FreeWorker]
     snapshot: Snapshot
     now: float
+    round: _Round
     competing: frozenset[Tier] = frozenset()
     heads: dict[Tier, list[tuple[float, int, QueuedJob]]] = field(default_factory=dict)
 
@@ -116,11 +149,13 @@ def plan(snapshot: Snapshot, now: float) -> list[Action]:
     for worker in snapshot.workers:
         by_device.setdefault(worker.device, []).append(worker)
     actions: list[Action] = []
+    shared = _Round(snapshot)
     taken: set[object] = set()  # jobs, and users: a second device would not see the first one's choice counted
     for name in sorted(by_device, key=lambda name: _fullness(by_device[name])):
         if not any(worker.free for worker in by_device[name]):
             continue
-        action = _on_device(snapshot, snapshot.devices[name], by_device[name], now)
+        action = _on_device(snapshot, snapshot.devices[name], by_device[name], now, shared)
+        shared.decided(action)
         if isinstance(action, Start):
             touched = {action.job.user_id, action.job.id, *(job.id for job in action.passing_over)}
             if touched & taken:
@@ -135,8 +170,10 @@ def _fullness(workers: Sequence[FreeWorker]) -> float:
     return 1.0 - sum(worker.free for worker in workers) / max(1, sum(worker.slots for worker in workers))
 
 
-def _on_device(snapshot: Snapshot, device: Device, workers: Sequence[FreeWorker], now: float) -> Action | None:
-    view = _View(device, _workers_by_model(snapshot, device, workers), snapshot, now)
+def _on_device(
+    snapshot: Snapshot, device: Device, workers: Sequence[FreeWorker], now: float, shared: _Round
+) -> Action | None:
+    view = _View(device, _workers_by_model(snapshot, device, workers), snapshot, now, shared)
     reserved = device.reserved
     if reserved is not None and not _still_wanted(view, reserved, workers):
         return Unreserve(device=device.name)
@@ -328,6 +365,8 @@ def _swap(view: _View, tier: Tier, job: QueuedJob, keeping: Collection[str] = ()
         return None  # one at a time
     if device.reserved is not None:
         return None  # it drains
+    if view.round.places(job.model) >= view.snapshot.queue.waiting_for(job.model):
+        return None  # other devices have it, or load it, with slots enough for all who wait for it
     worker = view.worker_of[job.model]
     facts = view.snapshot.models[job.model]
     evict = _victims(view, facts.vram_mib - (device.vram_mib - device.taken_mib))
@@ -343,6 +382,7 @@ def _swap(view: _View, tier: Tier, job: QueuedJob, keeping: Collection[str] = ()
         evict=evict,
         since=now,
         seconds=_load_s(view, job.model),
+        slots=worker.slots,
     )
     if _idle(device, evict):
         return Load(device=device.name, swap=swap, competing=view.competing)

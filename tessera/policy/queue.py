@@ -276,6 +276,10 @@ class Queue:
             heapq.heappush(lane.heap, entry)
         return found
 
+    def waiting_for(self, model: str) -> int:
+        """How many jobs of all tiers wait for this model."""
+        return sum(queue.lanes[model].live for queue in self.tiers.values() if model in queue.lanes)
+
     def has_work(self, model: str) -> bool:
         """Whether any tier has a job for this model, its user at the cap or not."""
         return any(model in queue.lanes and queue.lanes[model].live for queue in self.tiers.values())

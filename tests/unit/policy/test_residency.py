@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tessera.jobs import Kind
-from tessera.policy import Load, Reserve, Start, Unreserve
+from tessera.policy import FreeWorker, Load, ModelFacts, Policy, QueuedJob, Reserve, Start, Unreserve
 from tests.unit.policy.world import ANN, BATCH, BOB, CAT, FREE, LIGHT, PRO, Job, Worker, World, heavy, user
 
 
@@ -352,3 +352,38 @@ def test_what_a_lost_process_had_loaded_is_loaded_again() -> None:
     world.submit(ANN, "a")
     world.run(8)
     assert [model for _, model in world.loads] == ["a", "a"]
+
+
+def test_a_job_that_another_device_can_take_makes_nobody_load() -> None:
+    """Of four idle devices one has the model: it takes the job. What is missing is loaded as often as it is wanted."""
+    models = {"a": ModelFacts(kind=Kind.IMAGE, vram_mib=8000, load_s=20.0)}
+    policy = Policy(models=models, devices=[(f"gpu{n}", "pc1", 12_000) for n in range(4)])
+    workers = [FreeWorker(name=f"w{n}", device=f"gpu{n}", models=frozenset({"a"}), free=1, slots=1) for n in range(4)]
+    policy.found_resident("gpu3", "w3", "a", 0.0)
+
+    def wait(number: int) -> None:
+        policy.queue.set_cap(user(number), 10)
+        policy.queue.add(
+            QueuedJob(
+                id=user(1000 + number),
+                user_id=user(number),
+                tier=FREE,
+                kind=Kind.IMAGE,
+                model="a",
+                cost_mt=1000,
+                queued_at=float(number),
+            )
+        )
+
+    wait(1)
+    [only] = policy.plan(workers, 100.0)
+    assert isinstance(only, Start)
+    assert only.worker == "w3"
+    for number in (2, 3):
+        wait(number)
+    actions = policy.plan(workers, 100.0)
+    assert sorted(type(action).__name__ for action in actions) == ["Load", "Load", "Start"]
+    for action in actions:
+        policy.apply(action, 100.0)
+    left = [worker for worker in workers if worker.name != "w3"]
+    assert policy.plan(left, 101.0) == []  # two wait, two loads are on their way
