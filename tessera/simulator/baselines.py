@@ -233,7 +233,7 @@ def horde(machine: Machine, load: LoadOfJobs) -> Baseline:
     """AI-Horde: the user's kudos when the job comes, +50 for all that wait every 10 s, the oldest among equals.
 
     All that wait age alike, so a job's place among the others is fixed when it arrives.
-    https://github.com/Haidra-Org/AI-Horde (horde/database/threads.py, horde/classes/stable/waiting_prompt.py)
+    https://github.com/Haidra-Org/AI-Horde
     """
     kudos = [user.kudos for user in load.users]
 
@@ -250,7 +250,7 @@ def horde(machine: Machine, load: LoadOfJobs) -> Baseline:
 def invoke(machine: Machine, load: LoadOfJobs) -> Baseline:
     """InvokeAI with several users: the least recently served user first, affinity within his next 32 jobs.
 
-    https://github.com/invoke-ai/InvokeAI (invokeai/app/services/session_queue)
+    https://github.com/invoke-ai/InvokeAI
     """
     return Baseline("invoke", machine, RoundRobin(machine))
 
