@@ -31,8 +31,15 @@ class Residency:
     def sync(self, now: float) -> None:
         """Take over what the workers say of their resident models, where it has changed."""
         for link in self._board.links.values():
-            said = tuple(sorted(link.resident)) if link.online else ()
-            if self._told.get(link.name) == said or link.device not in self._board.policy.devices:
+            if link.device not in self._board.policy.devices:
+                continue
+            if not link.online:
+                # Whatever it was loading, too: a call over a line that was cut may hang for as long as a load may take.
+                self._board.policy.forget_worker(link.device, link.name)
+                self._told.pop(link.name, None)
+                continue
+            said = tuple(sorted(link.resident))
+            if self._told.get(link.name) == said:
                 continue
             self._told[link.name] = said
             device = self._board.policy.devices[link.device]
@@ -63,13 +70,17 @@ class Residency:
             log.warning("model_not_loaded", model=swap.model, worker=swap.worker, why=why, error=str(error))
             if isinstance(error, Busy):
                 await asyncio.sleep(BUSY_S)  # a run that was about to end still uses what is to leave
-            else:
+            if policy.devices[load.device].loading is not swap:
+                return  # given up meanwhile: its worker went away
+            if not isinstance(error, Busy):
                 board.failures.load_failed(swap.worker, swap.model, time.time())
             policy.load_failed(load.device)
             for other in board.links.values():
                 if other.device == link.device:
                     self._told.pop(other.name, None)  # what is really there now is asked anew
         else:
+            if policy.devices[load.device].loading is not swap:
+                return  # the worker was away meanwhile; what it says of its resident models counts
             policy.loaded(load.device, time.time(), time.monotonic() - began)
             log.info("model_loaded", model=swap.model, worker=swap.worker, seconds=round(time.monotonic() - began, 2))
         board.changed.set()

@@ -345,3 +345,25 @@ async def test_a_cancel_asked_for_while_the_worker_is_away_reaches_it_when_it_is
     platform.worker.plug()
     assert await platform.final(job, seconds=8) == ["cancelled"]
     await platform.books()
+
+
+async def test_a_load_on_a_worker_that_goes_away_is_given_up_and_begun_again(
+    platform: Platform,
+) -> None:
+    dispatcher = platform.start_gpu(NoopEngine(HEAVY, 4, device=NoopDevice(12_000), load_s=4.0))
+    job = await platform.submit(model="noop-a")
+
+    async def loads() -> bool:
+        return dispatcher.board.policy.devices["gpu"].loading is not None
+
+    async def gave_up() -> bool:
+        return not await loads()
+
+    await platform.until(loads)
+    platform.worker.unplug()
+    await platform.until(gave_up, 2.0)
+    platform.worker.plug()
+    assert await platform.final(job) == ["completed"]
+    assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1
+    assert list(dispatcher.board.policy.devices["gpu"].resident) == ["noop-a"]
+    await platform.books()
