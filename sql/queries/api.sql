@@ -17,22 +17,22 @@ WHERE id = :id AND (last_used_at IS NULL OR last_used_at < now() - interval '1 m
 -- name: get_job
 -- A user's job with its artifacts.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
-       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.created_at, j.started_at, j.finished_at,
+       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.webhook, j.moderation, j.created_at, j.started_at, j.finished_at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
                                                      'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
                                                      'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')
-        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL) AS artifacts
+        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL AND a.withheld_at IS NULL) AS artifacts
 FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
 
 -- name: list_jobs
 -- A page of a user's jobs, the newest first, none older than `down_to`.
 -- A text is looked for in what a person wrote: the prompt, what is to be spoken, the messages of a chat.
 SELECT j.id, j.kind, j.model, j.tier, j.state, j.input, j.metadata, j.output, j.error, j.cost_mt, j.charged_mt, j.attempt,
-       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.created_at, j.started_at, j.finished_at,
+       j.not_before, j.deadline, j.cancel_requested_at, j.retried_from, j.webhook, j.moderation, j.created_at, j.started_at, j.finished_at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('id', a.id, 'media_type', a.media_type, 'bytes', a.bytes,
                                                      'width', a.width, 'height', a.height, 'duration_s', a.duration_s,
                                                      'thumbnail_sha256', a.thumbnail_sha256) ORDER BY a.index), '[]')
-        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL) AS artifacts
+        FROM artifacts a WHERE a.job_id = j.id AND a.deleted_at IS NULL AND a.withheld_at IS NULL) AS artifacts
 FROM jobs j
 WHERE j.user_id = :user_id
   AND j.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -64,7 +64,7 @@ ORDER BY i.id DESC OFFSET CAST(:scanned AS integer) - 1 LIMIT 1
 SELECT j.id, j.kind, j.state, j.attempt FROM jobs j WHERE j.id = :id AND j.user_id = :user_id
 
 -- name: cancel_job
--- Ask for a job's end; see the function in functions.sql.
+-- Ask for a job's end; see sql/functions/jobs.sql.
 SELECT request_cancel(:id, :user_id) AS state
 
 -- name: events_of_job
@@ -91,13 +91,14 @@ FROM job_events e WHERE e.user_id = :user_id AND e.seq > :after AND e.job_seq IS
 
 -- name: get_artifact
 -- A user's artifact, deleted ones too.
-SELECT a.id, a.job_id, a.index, a.sha256, a.media_type, a.bytes, a.thumbnail_sha256, a.created_at, a.deleted_at, j.kind
+SELECT a.id, a.job_id, a.index, a.sha256, a.media_type, a.bytes, a.thumbnail_sha256, a.created_at, a.deleted_at, a.withheld_at,
+       j.kind
 FROM artifacts a JOIN jobs j ON j.id = a.job_id
 WHERE a.id = :id AND a.user_id = :user_id
 
 -- name: artifact_for_use
 -- A user's artifact as the input of a job.
-SELECT a.sha256, a.media_type, a.width, a.height, a.duration_s, a.deleted_at IS NULL AS usable
+SELECT a.sha256, a.media_type, a.width, a.height, a.duration_s, a.deleted_at IS NULL AND a.withheld_at IS NULL AS usable
 FROM artifacts a WHERE a.id = :id AND a.user_id = :user_id
 
 -- name: upload_for_use
@@ -110,7 +111,7 @@ FROM uploads u WHERE u.id = :id AND u.user_id = :user_id
 INSERT INTO uploads (id, user_id, sha256, media_type, bytes, width, height, duration_s, expires_at)
 VALUES (:id, :user_id, :sha256, :media_type, :bytes, :width, :height, :duration_s,
         now() + make_interval(secs => CAST(:ttl_s AS double precision)))
-RETURNING id, media_type, bytes, width, height, duration_s, expires_at
+RETURNING id, sha256, media_type, bytes, width, height, duration_s, expires_at
 
 -- name: list_plans
 -- The plans, the smallest first.
@@ -125,10 +126,13 @@ SELECT CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, l.
 FROM user_state s JOIN user_limits l ON l.user_id = s.user_id WHERE s.user_id = :user_id
 
 -- name: usage_of_user
--- What a user used on the last days, by kind, the newest day first.
-SELECT u.day, u.kind, u.used_mt, u.jobs
-FROM usage_daily u WHERE u.user_id = :user_id AND u.day > utc_day(now()) - CAST(:days AS integer)
-ORDER BY u.day DESC, u.kind
+-- What a user, with the accounts that were joined to it, used in a range of days, by kind, the newest day first.
+SELECT u.day, u.kind, sum(u.used_mt)::bigint AS used_mt, sum(u.jobs)::integer AS jobs
+FROM usage_daily u
+WHERE u.user_id IN (SELECT a.id FROM users a WHERE :user_id IN (a.id, a.merged_into))
+  AND u.day BETWEEN CAST(:first AS date) AND CAST(:last AS date)
+  AND (CAST(:kind AS text) IS NULL OR u.kind = CAST(:kind AS text))
+GROUP BY u.day, u.kind ORDER BY u.day DESC, u.kind
 
 -- name: list_keys
 -- A user's API keys, the newest first.
@@ -158,23 +162,30 @@ UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id AND 
 INSERT INTO users (id, name, plan_id) VALUES (:id, :name, :plan_id)
 ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
 
--- name: list_users
--- A page of the users, the newest first.
-SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at,
+-- name: find_users
+-- A page of the users, the newest first, by what is given of name, identity, plan and ban.
+SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at, u.ban_reason,
        CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, s.queued, s.running
 FROM users u JOIN user_state s ON s.user_id = u.id
 WHERE u.deleted_at IS NULL AND u.id < coalesce(CAST(:before AS uuid), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+  AND (CAST(:text AS text) IS NULL OR strpos(lower(u.name), lower(CAST(:text AS text))) > 0)
+  AND (CAST(:provider AS text) IS NULL
+       OR u.id IN (SELECT i.user_id FROM identities i
+                   WHERE i.provider = CAST(:provider AS text) AND i.subject = CAST(:identity AS text)))
+  AND (CAST(:plan_id AS text) IS NULL OR u.plan_id = CAST(:plan_id AS text))
+  AND (CAST(:banned AS boolean) IS NULL OR (u.banned_at IS NOT NULL) = CAST(:banned AS boolean))
 ORDER BY u.id DESC LIMIT :limit
 
 -- name: get_user
 -- A user, as an operator sees one.
-SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at,
+SELECT u.id, u.name, u.plan_id, u.is_admin, u.created_at, u.banned_at, u.ban_reason,
        CASE WHEN s.day = utc_day(now()) THEN s.used_mt ELSE 0 END AS used_mt, s.queued, s.running
 FROM users u JOIN user_state s ON s.user_id = u.id WHERE u.id = :id AND u.deleted_at IS NULL
 
 -- name: text_of_job
 -- The text that a text job has made.
-SELECT j.output ->> 'text' AS text FROM jobs j WHERE j.id = :job_id
+SELECT j.output ->> 'text' AS text FROM jobs j
+WHERE j.id = :job_id AND NOT coalesce(j.moderation @> '{"withheld": true}', false)
 
 -- name: ping
 -- Whether Postgres answers, and can be written to.

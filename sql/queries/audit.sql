@@ -25,12 +25,13 @@ FROM (SELECT coalesce(l.user_id, u.user_id) AS user_id, coalesce(l.day, u.day) A
 ORDER BY m.day DESC, m.user_id, m.kind LIMIT :limit
 
 -- name: a_job_holds_its_price
--- Each job has one hold: its price, on its day, of its user.
+-- Each job has one hold: its price, on its day, of its user or of an account that became part of that user.
 SELECT count(*) OVER () AS differences, m.job_id, m.user_id, m.cost_mt, m.holds, m.held_mt
 FROM (SELECT j.id AS job_id, j.user_id, j.cost_mt, count(l.id) AS holds, sum(l.amount_mt)::bigint AS held_mt
       FROM jobs j
-      LEFT JOIN token_ledger l ON l.job_id = j.id AND l.entry = 'hold' AND l.user_id = j.user_id AND l.day = j.day
-                               AND l.kind = j.kind
+      LEFT JOIN (SELECT t.id, t.job_id, t.day, t.kind, t.amount_mt, coalesce(o.merged_into, o.id) AS user_id
+                 FROM token_ledger t JOIN users o ON o.id = t.user_id WHERE t.entry = 'hold') l
+             ON l.job_id = j.id AND l.user_id = j.user_id AND l.day = j.day AND l.kind = j.kind
       GROUP BY j.id HAVING count(l.id) <> 1 OR sum(l.amount_mt) <> j.cost_mt) m
 ORDER BY m.job_id LIMIT :limit
 
@@ -159,3 +160,40 @@ FROM (SELECT j.id AS job_id, j.state, j.attempt, a.attempt AS open_attempt, j.le
       FROM attempts a JOIN jobs j ON j.id = a.job_id
       WHERE a.finished_at IS NULL AND (j.state <> 'running' OR a.attempt <> j.attempt)) m
 ORDER BY m.job_id LIMIT :limit
+
+-- name: the_merged_have_nothing
+-- An account that became part of another has no job, key, file or identity, no use of any day, and its user is nobody's part.
+SELECT count(*) OVER () AS differences, m.user_id, m.merged_into, m.what, m.n
+FROM (SELECT u.id AS user_id, u.merged_into, w.what, w.n
+      FROM users u
+      CROSS JOIN LATERAL (
+          SELECT 'jobs' AS what, count(*) AS n FROM jobs j WHERE j.user_id = u.id
+          UNION ALL SELECT 'artifacts', count(*) FROM artifacts a WHERE a.user_id = u.id
+          UNION ALL SELECT 'uploads', count(*) FROM uploads a WHERE a.user_id = u.id
+          UNION ALL SELECT 'identities', count(*) FROM identities i WHERE i.user_id = u.id
+          UNION ALL SELECT 'keys', count(*) FROM api_keys k WHERE k.user_id = u.id
+          UNION ALL SELECT 'days with use', count(*) FROM usage_daily d WHERE d.user_id = u.id AND d.used_mt <> 0
+          UNION ALL SELECT 'counted jobs', (s.queued + s.running)::bigint FROM user_state s WHERE s.user_id = u.id
+          UNION ALL SELECT 'merged further', count(*) FROM users o WHERE o.id = u.merged_into AND o.merged_into IS NOT NULL
+      ) w
+      WHERE u.merged_into IS NOT NULL AND w.n <> 0) m
+ORDER BY m.user_id, m.what LIMIT :limit
+
+-- name: the_deleted_are_gone
+-- A deleted account has no identity, no key that works and no job that waits, and what its jobs said and made is erased (ten minutes after they ended).
+SELECT count(*) OVER () AS differences, m.user_id, m.what, m.n
+FROM (SELECT u.id AS user_id, w.what, w.n
+      FROM users u
+      CROSS JOIN LATERAL (
+          SELECT 'identities' AS what, count(*) AS n FROM identities i WHERE i.user_id = u.id
+          UNION ALL SELECT 'keys', count(*) FROM api_keys k WHERE k.user_id = u.id AND k.revoked_at IS NULL
+          UNION ALL SELECT 'waiting jobs', count(*) FROM jobs j WHERE j.user_id = u.id AND j.state IN ('created', 'queued')
+          UNION ALL SELECT 'jobs with words', count(*) FROM jobs j
+                    WHERE j.user_id = u.id AND j.finished_at < CAST(:at AS timestamptz) - interval '10 minutes'
+                      AND (j.input <> '{}' OR j.output IS NOT NULL)
+          UNION ALL SELECT 'files', count(*) FROM artifacts a JOIN jobs j ON j.id = a.job_id
+                    WHERE a.user_id = u.id AND a.deleted_at IS NULL
+                      AND j.finished_at < CAST(:at AS timestamptz) - interval '10 minutes'
+      ) w
+      WHERE u.deleted_at IS NOT NULL AND u.merged_into IS NULL AND w.n <> 0) m
+ORDER BY m.user_id, m.what LIMIT :limit

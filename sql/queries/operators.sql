@@ -29,11 +29,11 @@ UPDATE api_keys SET revoked_at = now() WHERE user_id = :user_id AND name = :name
 INSERT INTO audit_log (actor, action, subject, data) VALUES (:actor, :action, :subject, :data)
 
 -- name: change_plan
--- Put a user on another plan, with its row in audit_log; see the function in functions.sql.
+-- Put a user on another plan, with its row in audit_log; see sql/functions/jobs.sql.
 SELECT change_plan(:user_id, :plan_id, :actor, :subject, :grant_id) AS outcome
 
 -- name: enter_by_hand
--- Grant tokens for today, or adjust a day, with its row in audit_log; see the function in functions.sql.
+-- Grant tokens for today, or adjust a day, with its row in audit_log; see sql/functions/jobs.sql.
 SELECT e.day, e.used_mt, e.daily_mt
 FROM enter_by_hand(:user_id, :entry, :amount_mt, CAST(:day AS date), :reason, :actor, :subject) AS e
 

@@ -1,7 +1,7 @@
 -- The hot statements of admission and of the scheduler: run on held asyncpg connections.
 
 -- name: admit_batch
--- Admit a batch of submissions; see the function in functions.sql.
+-- Admit a batch of submissions; see sql/functions/jobs.sql.
 SELECT ord, outcome, job_id, tier, state, admitted_at, used_mt, daily_mt, rate_limit, rate_remaining, retry_after_s
 FROM admit(:batch)
 
@@ -70,12 +70,12 @@ WHERE j.id = ANY (CAST(:job_ids AS uuid[]))
 
 -- name: feed_after
 -- What happened after a position of the feed, with what the mirror needs of a job that became queued.
-SELECT e.seq, e.job_id, e.type, e.attempt, e.user_id, j.kind, j.model, j.tier, j.state, j.cost_mt, j.failures, j.queued_at,
+SELECT e.seq, e.job_id, e.type, e.attempt, coalesce(j.user_id, e.user_id) AS user_id, j.kind, j.model, j.tier, j.state, j.cost_mt, j.failures, j.queued_at,
        j.started_at, j.not_before, j.deadline, j.worker, j.lease_expires_at, j.cancel_requested_at, j.attempt AS job_attempt,
        l.max_running
 FROM job_events e
 LEFT JOIN jobs j ON j.id = e.job_id
-LEFT JOIN user_limits l ON l.user_id = e.user_id
+LEFT JOIN user_limits l ON l.user_id = coalesce(j.user_id, e.user_id)
 WHERE e.seq > :after AND e.type <> 'output'
 ORDER BY e.seq LIMIT :limit
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 import sql as sql_package
 from tessera.store.database import connect, translated
-from tessera.store.queries import script
+from tessera.store.queries import functions, script
 
 
 def _config() -> Config:
@@ -61,7 +61,7 @@ async def migrate(dsn: str) -> str:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        _execute_script(connection, script("functions.sql"))
+        _execute_script(connection, functions())
 
     try:
         with translated():

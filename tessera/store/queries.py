@@ -91,8 +91,19 @@ def section(name: str) -> Mapping[str, Query]:
 
 
 def script(name: str) -> str:
-    """A whole script of sql/ (schema.sql, functions.sql, seed.sql, migrations/…)."""
+    """A whole script of sql/ (schema.sql, seed.sql, migrations/…)."""
     file: Traversable = resources.files("sql")
     for part in Path(name).parts:
         file = file / part
     return file.read_text(encoding="utf-8")
+
+
+def functions() -> str:
+    """All functions, triggers and views of sql/functions/, as one script that may be run at any time.
+
+    ``jobs.sql`` comes first: what it defines may be used at definition by the others, which follow by name.
+    """
+    folder = resources.files("sql") / "functions"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
+    names.sort(key=lambda name: name != "jobs.sql")
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)

@@ -6,6 +6,19 @@
 -- All run under READ COMMITTED: a statement that only locks comes first, so that later statements read what it waited
 -- for (a lock in a CTE beside a read sees the old snapshot: a cap of 20 admitted 28).
 
+-- Lock the users of some jobs, in their order. A job can change its user while one waits (accounts are merged): to lock
+-- the new one then would be out of order, so nothing is done and TS002 says to send it again (fetch_settled of
+-- tessera/store/database.py does).
+CREATE OR REPLACE FUNCTION lock_users_of_jobs(p_job_ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_users uuid[] := ARRAY(SELECT DISTINCT j.user_id FROM jobs j WHERE j.id = ANY (p_job_ids));
+BEGIN
+    PERFORM 1 FROM user_state s WHERE s.user_id = ANY (v_users) ORDER BY s.user_id FOR UPDATE;
+    IF EXISTS (SELECT FROM jobs j WHERE j.id = ANY (p_job_ids) AND j.user_id <> ALL (v_users)) THEN
+        RAISE EXCEPTION 'accounts were merged meanwhile: send it again' USING ERRCODE = 'TS002';
+    END IF;
+END $$;
+
 -- A user always has a user_state.
 CREATE OR REPLACE FUNCTION users_add_state() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -58,7 +71,8 @@ SELECT u.id AS user_id, u.plan_id, p.tier,
        coalesce(u.max_running, p.max_running) AS max_running,
        coalesce(u.max_image_px, p.max_image_px) AS max_image_px,
        coalesce(u.max_video_s, p.max_video_s) AS max_video_s,
-       coalesce(u.retention_days, p.retention_days) AS retention_days
+       coalesce(u.retention_days, p.retention_days) AS retention_days,
+       u.deleted_at, u.merged_into
 FROM users u JOIN plans p ON p.id = u.plan_id;
 
 CREATE OR REPLACE FUNCTION utc_day(p_at timestamptz) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -76,7 +90,8 @@ CREATE OR REPLACE FUNCTION submission_interval(p_per_min integer) RETURNS interv
     SELECT CASE WHEN p_per_min > 60000000 THEN 1 ELSE 60000000 / p_per_min END * interval '1 microsecond'
 $$;
 
--- Append events in the order of commit. rows: [{job_id, job_seq|null, user_id, type, attempt, data, ord}]. Call it last.
+-- Append events in the order of commit. rows: [{job_id, job_seq|null, user_id, type, attempt, data, ord, outbox}]. Call it
+-- last. Rows with outbox are looked at for webhooks and chats that want them; without any, that costs nothing.
 CREATE OR REPLACE FUNCTION emit_events(p_rows jsonb, p_now timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF jsonb_array_length(p_rows) = 0 THEN
@@ -88,6 +103,9 @@ BEGIN
     FROM (SELECT * FROM jsonb_to_recordset(p_rows)
               AS x(job_id uuid, job_seq integer, user_id uuid, type text, attempt integer, data jsonb, ord bigint)
           ORDER BY ord, job_seq) r;
+    IF p_rows @> '[{"outbox": true}]' THEN
+        PERFORM enqueue_deliveries(p_rows, p_now);
+    END IF;
     PERFORM pg_notify('tessera_feed', '');
 END $$;
 
@@ -135,10 +153,12 @@ END $$;
 -- Admit a batch of submissions: idempotency, quota, the key's daily cap, queued cap, rate, then job, hold and event, in one
 -- commit.
 -- rows: [{ord, id, user_id, api_key_id, kind, model, batch, input, metadata, cost_mt, not_before, deadline,
---         idempotency_key, body_sha256, webhook, delivery, request_id, retried_from, until}], folded per user in the order
---         ord. A row that is read after its `until` is refused: whoever sent it has been told that it was not accepted.
+--         idempotency_key, body_sha256, webhook, delivery, moderation, request_id, retried_from, batch_id, until}], folded per
+--         user in the order ord. A row that is read after its `until` is refused: whoever sent it has been told that it was
+--         not accepted.
 -- outcome: admitted, replayed, idempotency_mismatch, quota_exhausted, key_cap_exhausted, too_many_queued, rate_limited,
--- unknown_user, too_late. With key_cap_exhausted, used_mt of daily_mt are those of the API key.
+-- unknown_user (or a deleted one), merged_user (send it again for users.merged_into), too_late. With key_cap_exhausted,
+-- used_mt of daily_mt are those of the API key.
 -- Sending the same ids again after an ambiguous commit answers 'replayed' and changes nothing.
 CREATE OR REPLACE FUNCTION admit(p_batch jsonb, p_now timestamptz DEFAULT NULL)
 RETURNS TABLE (ord integer, outcome text, job_id uuid, tier text, state text, admitted_at timestamptz, used_mt bigint,
@@ -179,7 +199,7 @@ BEGIN
 
     FOR r IN
         SELECT x.ord, x.id, x.user_id, x.api_key_id, x.batch, x.cost_mt, x.not_before, x.idempotency_key, x.body_sha256,
-               x.until, l.daily_mt, l.max_queued, l.submissions_per_min, l.tier, k.daily_cap_mt AS key_cap_mt,
+               x.until, l.deleted_at, l.merged_into, l.daily_mt, l.max_queued, l.submissions_per_min, l.tier, k.daily_cap_mt AS key_cap_mt,
                a.used_mt AS key_used_mt,
                s.day AS state_day, s.used_mt AS state_used_mt, s.queued AS state_queued, s.tat AS state_tat
         FROM jsonb_to_recordset(p_batch) AS x(ord integer, id uuid, user_id uuid, api_key_id text, batch boolean, cost_mt bigint,
@@ -203,7 +223,9 @@ BEGIN
         v_outcome := 'admitted';
         v_tat := greatest(v_tat, v_now);
         v_step := submission_interval(r.submissions_per_min);
-        IF r.tier IS NULL THEN
+        IF r.merged_into IS NOT NULL THEN
+            v_outcome := 'merged_user';
+        ELSIF r.tier IS NULL OR r.deleted_at IS NOT NULL THEN
             v_outcome := 'unknown_user';
         ELSIF r.id = ANY (v_known) THEN
             v_outcome := 'replayed';
@@ -260,16 +282,17 @@ BEGIN
         RETURN;
     END IF;
 
-    INSERT INTO jobs (id, user_id, api_key_id, retried_from, kind, model, tier, state, input, metadata, day, cost_mt,
-                      not_before, deadline, last_job_seq, webhook, delivery, request_id, created_at, queued_at)
-    SELECT x.id, x.user_id, x.api_key_id, x.retried_from, x.kind, x.model,
+    INSERT INTO jobs (id, user_id, api_key_id, batch_id, retried_from, kind, model, tier, state, input, metadata, day, cost_mt,
+                      not_before, deadline, last_job_seq, webhook, delivery, moderation, request_id, created_at, queued_at)
+    SELECT x.id, x.user_id, x.api_key_id, x.batch_id, x.retried_from, x.kind, x.model,
            CASE WHEN x.batch THEN 'batch' ELSE l.tier END,
            CASE WHEN x.not_before > v_now THEN 'created' ELSE 'queued' END,
            x.input, coalesce(x.metadata, '{}'), v_today, x.cost_mt, x.not_before, x.deadline, 1, x.webhook, x.delivery,
+           x.moderation,
            coalesce(x.request_id, ''), v_now, CASE WHEN x.not_before > v_now THEN NULL ELSE v_now END
     FROM jsonb_to_recordset(p_batch) AS x(ord integer, id uuid, user_id uuid, api_key_id text, retried_from uuid, kind text,
              model text, batch boolean, input jsonb, metadata jsonb, cost_mt bigint, not_before timestamptz,
-             deadline timestamptz, webhook jsonb, delivery jsonb, request_id text)
+             deadline timestamptz, webhook jsonb, delivery jsonb, moderation jsonb, request_id text, batch_id uuid)
     JOIN user_limits l ON l.user_id = x.user_id
     WHERE x.ord = ANY (v_accepted)
     ORDER BY x.id;
@@ -317,10 +340,7 @@ DECLARE
     v_ids uuid[];
 BEGIN
     PERFORM assert_leader(p_epoch);
-    PERFORM 1 FROM user_state s
-    WHERE s.user_id IN (SELECT j.user_id FROM jobs j
-                        WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_claims) AS x(job_id uuid)))
-    ORDER BY s.user_id FOR UPDATE;
+    PERFORM lock_users_of_jobs(ARRAY(SELECT x.job_id FROM jsonb_to_recordset(p_claims) AS x(job_id uuid)));
     v_now := coalesce(p_now, clock_timestamp());
     PERFORM 1 FROM jobs j WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_claims) AS x(job_id uuid))
     ORDER BY j.id FOR UPDATE;
@@ -353,7 +373,10 @@ BEGIN
 
     PERFORM emit_events(coalesce((
         SELECT jsonb_agg(jsonb_build_object('job_id', j.id, 'job_seq', j.last_job_seq, 'user_id', j.user_id, 'type', 'started',
-                                            'attempt', j.attempt, 'data', jsonb_build_object('worker', j.worker)))
+                                            'attempt', j.attempt, 'data', jsonb_build_object('worker', j.worker),
+                                            'outbox', j.webhook IS NOT NULL OR j.delivery IS NOT NULL
+                                            OR EXISTS (SELECT FROM webhook_endpoints w
+                                                       WHERE w.user_id = j.user_id AND w.disabled_at IS NULL AND w.deleted_at IS NULL)))
         FROM jobs j WHERE j.id = ANY (v_ids)), '[]'), v_now);
     RETURN QUERY SELECT j.id, j.attempt, j.worker, j.kind, j.model, j.input, j.request_id, j.cost_mt, j.user_id
                  FROM jobs j WHERE j.id = ANY (v_ids);
@@ -399,10 +422,7 @@ DECLARE
     v_done jsonb;
 BEGIN
     PERFORM assert_leader(p_epoch);
-    PERFORM 1 FROM user_state s
-    WHERE s.user_id IN (SELECT j.user_id FROM jobs j
-                        WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid)))
-    ORDER BY s.user_id FOR UPDATE;
+    PERFORM lock_users_of_jobs(ARRAY(SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid)));
     v_now := coalesce(p_now, clock_timestamp());
     v_today := utc_day(v_now);
     PERFORM 1 FROM jobs j WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid))
@@ -420,6 +440,9 @@ BEGIN
                CASE WHEN v.to_state = 'completed' THEN coalesce(r.artifacts, '[]') ELSE '[]' END AS artifacts,
                r.error, v.withheld, coalesce(r.reason, '') AS reason, r.retry_at, coalesce(r.failed, false) AS failed,
                r.outcome,
+               j.webhook IS NOT NULL OR j.delivery IS NOT NULL
+                   OR EXISTS (SELECT FROM webhook_endpoints w
+                              WHERE w.user_id = j.user_id AND w.disabled_at IS NULL AND w.deleted_at IS NULL) AS outbox,
                CASE v.to_state WHEN 'failed' THEN coalesce(r.ours, true) WHEN 'completed' THEN coalesce(r.ours, false)
                                ELSE false END AS ours
         FROM jsonb_to_recordset(p_rows) AS r(ord integer, job_id uuid, attempt integer, outcome text, charged_mt bigint,
@@ -473,15 +496,16 @@ BEGIN
     PERFORM emit_events(coalesce((
         SELECT jsonb_agg(e.event) FROM jsonb_to_recordset(v_done)
             AS r(ord bigint, id uuid, user_id uuid, attempt integer, last_job_seq integer, to_state text, artifacts jsonb,
-                 error jsonb, output jsonb, reason text, retry_at timestamptz, charged_mt bigint, cost_mt bigint)
+                 error jsonb, output jsonb, reason text, retry_at timestamptz, charged_mt bigint, cost_mt bigint,
+                 outbox boolean)
         CROSS JOIN LATERAL (
             SELECT jsonb_build_object('ord', r.ord, 'job_id', r.id, 'job_seq', r.last_job_seq + a.nth, 'user_id', r.user_id,
-                       'type', 'output', 'attempt', r.attempt, 'data', a.artifact) AS event
+                       'type', 'output', 'attempt', r.attempt, 'outbox', r.outbox, 'data', a.artifact) AS event
             FROM jsonb_array_elements(r.artifacts) WITH ORDINALITY AS a(artifact, nth)
             UNION ALL
             SELECT jsonb_build_object('ord', r.ord, 'job_id', r.id,
                        'job_seq', r.last_job_seq + jsonb_array_length(r.artifacts) + 1, 'user_id', r.user_id,
-                       'type', r.to_state, 'attempt', r.attempt,
+                       'type', r.to_state, 'attempt', r.attempt, 'outbox', r.outbox,
                        'data', CASE r.to_state
                            WHEN 'queued' THEN jsonb_build_object('reason', r.reason, 'retry_at', r.retry_at, 'error', r.error)
                            ELSE jsonb_strip_nulls(jsonb_build_object('charged_mt', r.charged_mt,
@@ -499,17 +523,17 @@ DECLARE
     v_now timestamptz;
     v_done jsonb;
 BEGIN
-    PERFORM 1 FROM user_state s
-    WHERE s.user_id IN (SELECT j.user_id FROM jobs j
-                        WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid)))
-    ORDER BY s.user_id FOR UPDATE;
+    PERFORM lock_users_of_jobs(ARRAY(SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid)));
     v_now := coalesce(p_now, clock_timestamp());
     PERFORM 1 FROM jobs j WHERE j.id IN (SELECT x.job_id FROM jsonb_to_recordset(p_rows) AS x(job_id uuid))
     ORDER BY j.id FOR UPDATE;
 
     WITH decided AS (
         SELECT r.ord, j.id, j.user_id, j.kind, j.day, j.cost_mt, j.last_job_seq, j.attempt, r.to_state, r.error,
-               coalesce(r.reason, '') AS reason
+               coalesce(r.reason, '') AS reason,
+               j.webhook IS NOT NULL OR j.delivery IS NOT NULL
+                   OR EXISTS (SELECT FROM webhook_endpoints w
+                              WHERE w.user_id = j.user_id AND w.disabled_at IS NULL AND w.deleted_at IS NULL) AS outbox
         FROM jsonb_to_recordset(p_rows) AS r(ord integer, job_id uuid, to_state text, error jsonb, reason text)
         JOIN jobs j ON j.id = r.job_id AND j.state IN ('created', 'queued')
     ), ended AS (
@@ -533,10 +557,10 @@ BEGIN
 
     PERFORM emit_events(coalesce((
         SELECT jsonb_agg(jsonb_build_object('ord', r.ord, 'job_id', r.id, 'job_seq', r.last_job_seq + 1, 'user_id', r.user_id,
-                   'type', r.to_state, 'attempt', r.attempt,
+                   'type', r.to_state, 'attempt', r.attempt, 'outbox', r.outbox,
                    'data', jsonb_strip_nulls(jsonb_build_object('charged_mt', 0, 'refunded_mt', r.cost_mt, 'error', r.error))))
         FROM jsonb_to_recordset(v_done) AS r(ord bigint, id uuid, user_id uuid, attempt integer, last_job_seq integer,
-                                             to_state text, cost_mt bigint, error jsonb)), '[]'), v_now);
+                                             to_state text, cost_mt bigint, error jsonb, outbox boolean)), '[]'), v_now);
     RETURN QUERY SELECT r.id, r.to_state FROM jsonb_to_recordset(v_done) AS r(id uuid, to_state text);
 END $$;
 
@@ -583,7 +607,10 @@ BEGIN
     UPDATE jobs SET state = 'queued', queued_at = v_now, last_job_seq = last_job_seq + 1 WHERE id = ANY (v_ids);
     PERFORM emit_events(coalesce((
         SELECT jsonb_agg(jsonb_build_object('job_id', j.id, 'job_seq', j.last_job_seq, 'user_id', j.user_id,
-                                            'type', 'queued', 'attempt', j.attempt))
+                                            'type', 'queued', 'attempt', j.attempt,
+                                            'outbox', j.webhook IS NOT NULL OR j.delivery IS NOT NULL
+                                            OR EXISTS (SELECT FROM webhook_endpoints w
+                                                       WHERE w.user_id = j.user_id AND w.disabled_at IS NULL AND w.deleted_at IS NULL)))
         FROM jobs j WHERE j.id = ANY (v_ids)), '[]'), v_now);
     RETURN cardinality(v_ids);
 END $$;
