@@ -108,7 +108,8 @@ class WorkerReport:
 class WatchBatch:
     """One item of a worker's watch stream; an empty one is its heartbeat. ``running`` are the runs that go on.
 
-    ``resident`` are the models that its engine has loaded, as of its last load, unload or heartbeat.
+    ``resident`` are the models that its engine has loaded, as of its last load, unload or heartbeat. ``away`` says why
+    its engine cannot work at the moment (its backend is gone, or hangs); "" while it can.
     """
 
     instance: str
@@ -116,6 +117,7 @@ class WatchBatch:
     outcomes: Sequence[Outcome] = ()
     running: Sequence[RunKey] = field(default=())
     resident: Sequence[str] = ()
+    away: str = ""
 
 
 class StartAnswer(StrEnum):

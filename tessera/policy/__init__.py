@@ -3,17 +3,8 @@
 ``plan(snapshot, now)`` decides; ``Policy`` remembers; ``places`` says where a job stands.
 """
 
-from tessera.policy.plan import (
-    Action,
-    FreeWorker,
-    Load,
-    ModelFacts,
-    Reserve,
-    Snapshot,
-    Start,
-    Unreserve,
-    plan,
-)
+from tessera.policy.fleet import Fleet, FreeWorker, ModelFacts
+from tessera.policy.plan import Action, Load, Reserve, Snapshot, Start, Unreserve, plan
 from tessera.policy.queue import Queue, QueuedJob
 from tessera.policy.rules import RULES, TIER_RANK, Rules
 from tessera.policy.state import Policy, Served
@@ -22,6 +13,7 @@ __all__ = [
     "RULES",
     "TIER_RANK",
     "Action",
+    "Fleet",
     "FreeWorker",
     "Load",
     "ModelFacts",

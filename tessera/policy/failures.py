@@ -73,6 +73,8 @@ class Failures:
 
     _pairs: dict[tuple[str, str], _Record] = field(default_factory=dict)
     _workers: dict[str, _Record] = field(default_factory=dict)
+    # What an operator keeps off a worker: (worker, model) → until when, and why. No success and no failure changes it.
+    by_hand: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
 
     def failed(self, worker: str, model: str, job: UUID, code: str, now: float) -> list[str]:
         """A run failed. Returns what is left out because of it: names for the log."""
@@ -111,12 +113,16 @@ class Failures:
         return record.until if record is not None and record.tripped else None
 
     def excluded(self, worker: str, now: float) -> dict[str, float]:
-        """The models that are left out on this worker, each until when."""
-        return {
+        """The models that are left out on this worker, by failures or by hand, each until when."""
+        found = {
             model: record.until
             for (name, model), record in self._pairs.items()
             if name == worker and record.tripped and now < record.until
         }
+        for (name, model), (until, _) in self.by_hand.items():
+            if name == worker and now < until:
+                found[model] = max(until, found.get(model, 0.0))
+        return found
 
     def next_change(self, now: float) -> float | None:
         """When the next pause is over."""

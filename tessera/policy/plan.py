@@ -11,35 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.jobs import Kind, Tier
-from tessera.policy.devices import Device, Swap
+from tessera.policy.devices import Device, Resident, Swap
 from tessera.policy.estimates import Estimates
+from tessera.policy.fleet import Fleet, FreeWorker, Group, ModelFacts
 from tessera.policy.queue import Queue, QueuedJob
 from tessera.policy.rules import RULES, TIER_RANK, Rules
 
+LOOKS = 4  # devices of one group that are asked in vain: those that changed longest ago can bring something in first
 _SAME = 1e-6  # passes so close together are equal: sums of the same seconds in another order
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What the policy needs of a catalogue entry. ``vram_mib`` 0: light, it is never loaded nor evicted."""
-
-    kind: Kind
-    vram_mib: int = 0
-    load_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FreeWorker:
-    """A worker that takes jobs: online, not drained, its circuit not open. ``models`` without the excluded ones.
-
-    ``free`` may be 0: what its slots hold up still says whether a swap would pay.
-    """
-
-    name: str
-    device: str
-    models: frozenset[str]
-    free: int
-    slots: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +27,7 @@ class Snapshot:
 
     queue: Queue
     devices: Mapping[str, Device]
-    workers: Sequence[FreeWorker]
+    fleet: Fleet
     models: Mapping[str, ModelFacts]
     estimates: Estimates
     paused: Collection[Kind] = ()
@@ -94,36 +73,60 @@ class Unreserve:
 Action = Start | Load | Reserve | Unreserve
 
 
+Head = tuple[float, int, QueuedJob]
+
+
 class _Round:
-    """What the devices of one ``plan`` share: for how many jobs of each heavy model there is a place already."""
+    """What the devices of one ``plan`` share: who is next in each lane, and where each heavy model has places."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, now: float) -> None:
         self._snapshot = snapshot
-        self._free = {worker.name: worker.free for worker in snapshot.workers}
-        self._places: dict[str, int] | None = None
+        self._coming: dict[str, int] = {}  # slots of what this round brings in
+        self.heads: dict[Tier, dict[str, Head]] = {}
+        queue, models, paused = snapshot.queue, snapshot.models, snapshot.paused
+        for tier, lanes in queue.tiers.items():
+            found: dict[str, Head] = {}
+            for model, lane in lanes.lanes.items():
+                facts = models.get(model)
+                if not lane.live or facts is None or facts.kind in paused:
+                    continue
+                head = queue.head(tier, model, now)
+                if head is not None:
+                    found[model] = head
+            if found:
+                self.heads[tier] = found
+        self.wanted = frozenset(model for found in self.heads.values() for model in found)
 
-    def places(self, model: str) -> int:
-        """The free slots where the model is loaded, or on its way."""
-        if self._places is None:
-            self._places = {}
-            for device in self._snapshot.devices.values():
-                leaving = device.reserved.evict if device.reserved is not None else ()
-                for resident in device.resident.values():
-                    if resident.model not in leaving:
-                        self._add(resident.model, self._free.get(resident.worker, 0))
-                for swap in (device.loading, device.reserved):
-                    if swap is not None:
-                        self._add(swap.model, swap.slots)
-        return self._places.get(model, 0)
+    def has_places(self, model: str) -> bool:
+        """Whether there are free slots for all who wait for this model where it is loaded, or on its way."""
+        places = self._snapshot.fleet.places[model] + self._coming.get(model, 0)
+        return places > 0 and places >= self._snapshot.queue.waiting_for(model)
 
-    def decided(self, action: Action | None) -> None:
+    def is_served_soon(self, model: str, loads: float) -> bool:
+        """Whether those who wait for this model are served where it is within so many times its load."""
+        snapshot = self._snapshot
+        slots = snapshot.fleet.slots[model] + self._coming.get(model, 0)
+        if slots <= 0:
+            return False
+        waiting_s = snapshot.estimates.seconds(model, snapshot.queue.cost_waiting_for(model))
+        return waiting_s / slots < loads * snapshot.models[model].load_s
+
+    def may_be_loaded(self, model: str, room_mib: int) -> bool:
+        """Whether it could be worth to bring the model into a device with so much free memory."""
+        if self.has_places(model):
+            return False
+        snapshot = self._snapshot
+        fits = snapshot.models[model].vram_mib <= room_mib
+        return fits or not self.is_served_soon(model, min(snapshot.rules.pays_loads, snapshot.rules.pays_idle_loads))
+
+    def copies(self, model: str) -> int:
+        """The slots where the model is loaded, or on its way."""
+        return self._snapshot.fleet.slots[model] + self._coming.get(model, 0)
+
+    def decided(self, action: Action) -> None:
         """What one device decides, the next ones count on."""
-        if isinstance(action, Load | Reserve) and self._places is not None:
-            self._add(action.swap.model, action.swap.slots)
-
-    def _add(self, model: str, slots: int) -> None:
-        assert self._places is not None
-        self._places[model] = self._places.get(model, 0) + slots
+        if isinstance(action, Load | Reserve):
+            self._coming[action.swap.model] = self._coming.get(action.swap.model, 0) + action.swap.slots
 
 
 @dataclass(slots=True)
@@ -140,34 +143,54 @@ class _View:
 
 
 def plan(snapshot: Snapshot, now: float) -> list[Action]:
-    """The next step of each device that has one; apply them and ask again. Empty: nothing can be started now.
+    """The next steps of the devices; apply them and ask again. Empty: nothing can be started now.
 
     Never a job twice, never more than a worker's free slots or a user's running cap, never a dead deadline, never more
     resident than a device holds.
     """
-    by_device: dict[str, list[FreeWorker]] = {}
-    for worker in snapshot.workers:
-        by_device.setdefault(worker.device, []).append(worker)
+    shared = _Round(snapshot, now)
+    fleet = snapshot.fleet
     actions: list[Action] = []
-    shared = _Round(snapshot)
     taken: set[object] = set()  # jobs, and users: a second device would not see the first one's choice counted
-    for name in sorted(by_device, key=lambda name: _fullness(by_device[name])):
-        if not any(worker.free for worker in by_device[name]):
+    started: set[str] = set()  # models: who is next for them is known again only when this start is applied
+
+    def order(group: Group) -> tuple[float, float]:
+        # The emptiest first; of equal ones those whose models others have too, so that a rare model keeps its place.
+        return group.fullness, sum(1 / max(1, shared.copies(model)) for model in group.resident)
+
+    for group in sorted((group for group in fleet.groups if _is_concerned(shared, group)), key=order):
+        if started and not started.isdisjoint(group.runnable | group.loadable):
             continue
-        action = _on_device(snapshot, snapshot.devices[name], by_device[name], now, shared)
-        shared.decided(action)
-        if isinstance(action, Start):
-            touched = {action.job.user_id, action.job.id, *(job.id for job in action.passing_over)}
-            if touched & taken:
-                continue
-            taken |= touched
-        if action is not None:
-            actions.append(action)
+        runs = not group.runnable.isdisjoint(shared.wanted)
+        # A job goes to the device that was busy last, a model to the one that was idle longest.
+        members = fleet.groups[group]
+        looks = 0
+        for name in reversed(members) if runs else members:
+            action = _on_device(snapshot, snapshot.devices[name], fleet.workers_of(name), now, shared)
+            if isinstance(action, Start):
+                touched = {action.job.user_id, action.job.id, *(job.id for job in action.passing_over)}
+                if not touched & taken:
+                    taken |= touched
+                    actions.append(action)
+                    started.add(action.job.model)
+                break
+            if action is not None:
+                shared.decided(action)
+                actions.append(action)
+                if not _is_concerned(shared, group):
+                    break
+            else:
+                looks += 1
+                if looks >= LOOKS:
+                    break
     return actions
 
 
-def _fullness(workers: Sequence[FreeWorker]) -> float:
-    return 1.0 - sum(worker.free for worker in workers) / max(1, sum(worker.slots for worker in workers))
+def _is_concerned(shared: _Round, group: Group) -> bool:
+    """Whether devices of this group may have something to do."""
+    if group.reserved or not group.runnable.isdisjoint(shared.wanted):
+        return True
+    return any(shared.may_be_loaded(model, group.room_mib) for model in group.loadable & shared.wanted)
 
 
 def _on_device(
@@ -177,18 +200,16 @@ def _on_device(
     reserved = device.reserved
     if reserved is not None and not _still_wanted(view, reserved, workers):
         return Unreserve(device=device.name)
-    for tier, queue in snapshot.queue.tiers.items():
-        lanes = queue.lanes
-        found = [
-            head
-            for model in (lanes if len(lanes) < len(view.worker_of) else view.worker_of)
-            if model in view.worker_of and (head := snapshot.queue.head(tier, model, now)) is not None
-        ]
+    for tier, heads in shared.heads.items():
+        found = [head for model, head in heads.items() if model in view.worker_of]
         if found:
             view.heads[tier] = found
     if not view.heads:
         return None
-    view.competing = frozenset(view.heads)
+    # A tier whose work is all done elsewhere does not compete here: else it would bank what it cannot use.
+    view.competing = frozenset(
+        tier for tier, heads in view.heads.items() if any(_is_work_for(view, head[2].model) for head in heads)
+    ) or frozenset(view.heads)
     if reserved is not None and device.loading is None and _idle(device, reserved.evict):
         return Load(device=device.name, swap=reserved, competing=view.competing)
     if device.window.video_share(now) <= snapshot.rules.video_share:
@@ -201,6 +222,18 @@ def _on_device(
         action = _by_tiers(view)
         action = action if isinstance(action, Start) else None
     return action
+
+
+def _is_work_for(view: _View, model: str) -> bool:
+    """Whether the device has the model, or may bring it in."""
+    vram_mib = view.snapshot.models[model].vram_mib
+    if vram_mib == 0 or model in view.device.resident:
+        return True
+    if view.round.has_places(model):
+        return False
+    if view.device.taken_mib + vram_mib <= view.device.vram_mib:
+        return True
+    return not view.round.is_served_soon(model, view.snapshot.rules.pays_loads)
 
 
 def _by_tiers(view: _View) -> Action | None:
@@ -365,13 +398,16 @@ def _swap(view: _View, tier: Tier, job: QueuedJob, keeping: Collection[str] = ()
         return None  # one at a time
     if device.reserved is not None:
         return None  # it drains
-    if view.round.places(job.model) >= view.snapshot.queue.waiting_for(job.model):
+    if view.round.has_places(job.model):
         return None  # other devices have it, or load it, with slots enough for all who wait for it
     worker = view.worker_of[job.model]
     facts = view.snapshot.models[job.model]
-    evict = _victims(view, facts.vram_mib - (device.vram_mib - device.taken_mib))
+    missing_mib = facts.vram_mib - (device.vram_mib - device.taken_mib)
+    evict = _victims(view, missing_mib)
     if evict is None:
         return None  # what is resident has not earned its load yet
+    if evict and view.round.is_served_soon(job.model, _worth_loads(view, evict)):
+        return None  # where it is loaded they come to their turn sooner than a swap would be worth
     if any(model in keeping for model in evict):
         return None
     swap = Swap(
@@ -389,6 +425,13 @@ def _swap(view: _View, tier: Tier, job: QueuedJob, keeping: Collection[str] = ()
     return Reserve(device=device.name, swap=swap)
 
 
+def _worth_loads(view: _View, evict: Collection[str]) -> float:
+    """How long a wait elsewhere, in loads, a swap is worth: it takes time from those who want what leaves, too."""
+    rules, queue = view.snapshot.rules, view.snapshot.queue
+    wanted = any(model in view.worker_of and queue.has_work(model) for model in evict)
+    return rules.pays_loads if wanted else rules.pays_idle_loads
+
+
 def _idle(device: Device, models: Collection[str]) -> bool:
     return not any(device.resident[model].running for model in models if model in device.resident)
 
@@ -397,18 +440,29 @@ def _victims(view: _View, missing_mib: int) -> tuple[str, ...] | None:
     """What to unload for so much memory, the least wanted first; () when there is room, None when it must wait."""
     if missing_mib <= 0:
         return ()
-    queue, now = view.snapshot.queue, view.now
+    queue, now, rules = view.snapshot.queue, view.now, view.snapshot.rules
     # What cannot be served now (its kind is paused, its worker left out) must not keep its place from those who can.
     wanted = {model: model in view.worker_of and queue.has_work(model) for model in view.device.resident}
     evict: list[str] = []
-    for resident in sorted(
-        view.device.resident.values(), key=lambda each: (wanted[each.model], each.running > 0, each.used_at)
-    ):
-        young = now - resident.since < view.snapshot.rules.stay_loads * resident.load_s or resident.runs == 0
-        if wanted[resident.model] and young:
+
+    def least_wanted(each: Resident) -> tuple[bool, bool, bool, float]:
+        last = view.round.copies(each.model) <= view.worker_of[each.model].slots if wanted[each.model] else False
+        return wanted[each.model], each.running > 0, last, each.used_at
+
+    for resident in sorted(view.device.resident.values(), key=least_wanted):
+        if wanted[resident.model] and _is_young(resident, now, rules):
             continue
         evict.append(resident.model)
         missing_mib -= resident.vram_mib
         if missing_mib <= 0:
             return tuple(evict)
     return None
+
+
+def _is_young(resident: Resident, now: float, rules: Rules) -> bool:
+    """Whether a model has not earned its load yet: by its time, and by so many runs unless they take too long."""
+    stayed_s = now - resident.since
+    if resident.runs == 0 or stayed_s < rules.stay_loads * resident.load_s:
+        return True
+    longest_s = min(rules.longest_stay_loads * resident.load_s, rules.longest_stay_s)
+    return resident.runs < rules.stay_runs and stayed_s < longest_s

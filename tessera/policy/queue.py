@@ -280,6 +280,10 @@ class Queue:
         """How many jobs of all tiers wait for this model."""
         return sum(queue.lanes[model].live for queue in self.tiers.values() if model in queue.lanes)
 
+    def cost_waiting_for(self, model: str) -> int:
+        """What all that wait for this model cost together, in millitokens."""
+        return sum(queue.lanes[model].cost_mt for queue in self.tiers.values() if model in queue.lanes)
+
     def has_work(self, model: str) -> bool:
         """Whether any tier has a job for this model, its user at the cap or not."""
         return any(model in queue.lanes and queue.lanes[model].live for queue in self.tiers.values())

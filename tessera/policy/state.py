@@ -14,7 +14,8 @@ from tessera.jobs import Kind, Tier
 from tessera.policy.devices import Device, Resident, Window
 from tessera.policy.estimates import Estimates
 from tessera.policy.failures import Failures
-from tessera.policy.plan import Action, FreeWorker, Load, ModelFacts, Reserve, Snapshot, Start, plan
+from tessera.policy.fleet import Fleet, FreeWorker, ModelFacts
+from tessera.policy.plan import Action, Load, Reserve, Snapshot, Start, plan
 from tessera.policy.queue import Queue, QueuedJob
 from tessera.policy.rules import RULES, Rules
 
@@ -63,21 +64,33 @@ class Policy:
         self.devices = {
             name: Device(name, vram_mib, Window(rules.video_window_s), node=node) for name, node, vram_mib in devices
         }
+        self.fleet = Fleet(self.devices, self.models)
         self.paused: frozenset[Kind] = frozenset()
         self._running: dict[UUID, _Running] = {}
 
-    def plan(self, workers: Sequence[FreeWorker], now: float) -> list[Action]:
-        """The next step of each device; carry each out with ``apply`` and ask again."""
-        return plan(self.snapshot(workers), now)
+    # ------------------------------------------------------------------ deciding
 
-    def snapshot(self, workers: Sequence[FreeWorker]) -> Snapshot:
-        """What a decision is made from."""
+    def tell(self, device: str, workers: Sequence[FreeWorker]) -> None:
+        """All workers of this device that take jobs now. Once for every device, then for those that change."""
         for worker in workers:
             self.queue.compete(worker.models)
+        self.fleet.tell(device, workers)
+
+    def decide(self, now: float) -> list[Action]:
+        """The next steps of the devices; carry each out with ``apply``, ``tell`` what it changed, and ask again."""
+        return plan(self._snapshot(self.fleet), now)
+
+    def plan(self, workers: Sequence[FreeWorker], now: float) -> list[Action]:
+        """The same, when these are all the workers: for few of them, or for those who keep no count of changes."""
+        for worker in workers:
+            self.queue.compete(worker.models)
+        return plan(self._snapshot(Fleet.of(self.devices, self.models, workers)), now)
+
+    def _snapshot(self, fleet: Fleet) -> Snapshot:
         return Snapshot(
             queue=self.queue,
             devices=self.devices,
-            workers=workers,
+            fleet=fleet,
             models=self.models,
             estimates=self.estimates,
             paused=self.paused,
@@ -95,6 +108,7 @@ class Policy:
                 self.queue.take(job, passing_over=action.passing_over, now=now)
                 device.charge(job.tier, action.seconds, self.rules.shares, action.competing)
                 self._begin(device, job, action.seconds, now)
+                return
             case Load():
                 swap = action.swap
                 for model in swap.evict:
@@ -105,6 +119,7 @@ class Policy:
                 device.reserved = action.swap
             case _:
                 device.reserved = None
+        self.fleet.look(device.name)
 
     def _begin(self, device: Device, job: QueuedJob, seconds: float, now: float) -> None:
         self._running[job.id] = _Running(device.name, job.tier, job.model, job.kind, seconds, now)
@@ -131,6 +146,7 @@ class Policy:
         if swap is None:
             return
         at.loading = None
+        self.fleet.look(device)
         self.estimates.learn_load(swap.worker, swap.model, seconds)
         at.correct(swap.tier, seconds - swap.seconds, self.rules.shares[swap.tier])
         self.found_resident(device, swap.worker, swap.model, now)
@@ -138,6 +154,7 @@ class Policy:
     def load_failed(self, device: str) -> Sequence[str]:
         """The load failed; what was evicted for it is gone all the same. Returns the worker and model, or nothing."""
         swap, self.devices[device].loading = self.devices[device].loading, None
+        self.fleet.look(device)
         return (swap.worker, swap.model) if swap is not None else ()
 
     def found_resident(self, device: str, worker: str, model: str, now: float) -> None:
@@ -154,6 +171,12 @@ class Policy:
             load_s=self.estimates.load_s(worker, model, facts.load_s),
         )
         at.resident[model].running = sum(1 for known, _ in at.ends.values() if known == model)
+        self.fleet.look(device)
+
+    def found_gone(self, device: str, model: str) -> None:
+        """The model is not in the device's memory any more: its worker says so."""
+        self.devices[device].resident.pop(model, None)
+        self.fleet.look(device)
 
     def forget_worker(self, device: str, worker: str) -> None:
         """The worker's process is gone or it was told to release all: nothing of it is resident any more."""
@@ -164,6 +187,7 @@ class Policy:
             at.loading = None
         if at.reserved is not None and at.reserved.worker == worker:
             at.reserved = None
+        self.fleet.look(device)
 
     # ------------------------------------------------------------------ ends
 

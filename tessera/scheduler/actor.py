@@ -147,7 +147,7 @@ class SchedulerActor:
                     for device in node.devices
                 ],
                 artifacts=open_store(settings.artifacts_url),
-                catalog=catalog_of(model for worker in workers for model in worker.models),
+                catalog=catalog_of((model for worker in workers for model in worker.models), home=settings.home),
                 holder=f"{socket.gethostname()}:{os.getpid()}",
             )
             self._task = asyncio.create_task(self._dispatcher.run(), name="dispatcher")

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,8 @@ from tessera.artifacts import ArtifactStore
 from tessera.catalog import Catalog
 from tessera.errors import Busy, Unavailable
 from tessera.jobs import JobState, Kind, Tier
-from tessera.policy import Load, Served, Start
+from tessera.pace import Pace
+from tessera.policy import FreeWorker, Load, Served, Start
 from tessera.runs import Ending, Outcome, RunKey, RunSpec, StartAnswer, WorkerAway, WorkerPort
 from tessera.scheduler.board import Board, DeviceSpec
 from tessera.scheduler.drains import follow_drains, read_drains
@@ -36,9 +36,9 @@ from tessera.scheduler.links import WorkerLink
 from tessera.scheduler.maintenance import Maintenance
 from tessera.scheduler.mirror import Mirror, MirroredJob
 from tessera.scheduler.notifier import Notifier
-from tessera.scheduler.pauses import follow_pauses, read_pauses
+from tessera.scheduler.pauses import follow_pauses, read_exclusions, read_pauses
 from tessera.scheduler.residency import Residency
-from tessera.store.database import connect, is_outage
+from tessera.store.database import connect, fetch_settled, is_outage
 from tessera.store.queries import load
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,7 @@ log = structlog.get_logger(__name__)
 RUN_TIMEOUT_S = 3600.0
 NO_PROGRESS_S = 120.0
 MAX_CLAIM = 256  # jobs in one commit
+GAP_S = 0.01  # between two claims while jobs stream in (tessera/pace.py)
 REPLAYED_S = 600.0  # how much of the past counts after a restart
 MAX_REPLAYED = 20_000  # and how many runs of it
 
@@ -141,13 +142,17 @@ class Dispatcher:
 
     async def _term(self, term: Term) -> None:
         self.board.terms += 1
-        connection = await connect(self._dsn, name="tessera-dispatch")
-        finisher = await connect(self._dsn, name="tessera-finish")
-        feed = await connect(self._dsn, name="tessera-feed")
-        orders = await connect(self._dsn, name="tessera-orders")
-        try:
+        with contextlib.ExitStack() as opened:  # what is open is closed, however far it came
+            connection = await connect(self._dsn, name="tessera-dispatch", by_index=True)
+            opened.callback(connection.terminate)
+            finisher = await connect(self._dsn, name="tessera-finish", by_index=True)
+            opened.callback(finisher.terminate)
+            feed = await connect(self._dsn, name="tessera-feed", by_index=True)
+            opened.callback(feed.terminate)
+            orders = await connect(self._dsn, name="tessera-orders")
+            opened.callback(orders.terminate)
             started = time.monotonic()
-            await self._rebuild(connection)
+            await self._rebuild(orders)  # which reads whole tables
             log.info("rebuilt", jobs=len(self.board.mirror.jobs), seconds=round(time.monotonic() - started, 3))
             async with asyncio.TaskGroup() as group:
                 group.create_task(term.guard(), name="guard")
@@ -156,9 +161,6 @@ class Dispatcher:
                 group.create_task(self._finisher.run(term, finisher), name="finish")
                 group.create_task(self._lead(term, connection), name="lead")
                 group.create_task(self.maintenance.run(), name="maintenance")
-        finally:
-            for each in (connection, finisher, feed, orders):
-                each.terminate()
 
     async def _lead(self, term: Term, connection: asyncpg.Connection) -> None:
         lock = asyncio.Lock()  # one connection, four loops
@@ -199,6 +201,7 @@ class Dispatcher:
         await self._leases.renew(term, connection, running)
         await read_drains(self.board, connection)
         await read_pauses(self.board, connection)
+        await read_exclusions(self.board, connection)
         waiting = [asyncio.create_task(link.listed.wait()) for link in self.board.links.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=GATHER_S)
@@ -215,19 +218,23 @@ class Dispatcher:
     # ------------------------------------------------------------------ dispatch
 
     async def _dispatch_loop(self, term: Term, connection: asyncpg.Connection, lock: asyncio.Lock) -> None:
+        pace = Pace(GAP_S)
         while True:
             await self.board.changed.wait()
-            self.board.changed.clear()
-            while await self._dispatch(term, connection, lock):
-                pass
+            again = True
+            while again:
+                await pace.pause()
+                self.board.changed.clear()
+                again = await self._dispatch(term, connection, lock, pace)
 
-    async def _dispatch(self, term: Term, connection: asyncpg.Connection, lock: asyncio.Lock) -> bool:
+    async def _dispatch(self, term: Term, connection: asyncpg.Connection, lock: asyncio.Lock, pace: Pace) -> bool:
         """One decision: claim in one commit, then start. Returns whether another may follow at once."""
         now = time.time()
         mirror = self.board.mirror
         mirror.wake_due(now)
         self._residency.sync(now)
         chosen = self._choose(mirror, now)
+        pace.round(len(chosen))
         if not chosen:
             return False
         jobs = [job for job, _ in chosen]
@@ -238,7 +245,8 @@ class Dispatcher:
         query = self._queries["claim_batch"]
         try:
             async with lock:
-                rows = await connection.fetch(
+                rows = await fetch_settled(
+                    connection,
                     query.positional,
                     *query.arguments({"epoch": term.epoch, "claims": claims, "lease_s": self._lease_s}),
                 )
@@ -270,25 +278,27 @@ class Dispatcher:
     def _choose(self, mirror: Mirror, now: float) -> list[tuple[MirroredJob, str]]:
         """Ask the policy until it has nothing more, at most a batch; loads go on beside. Jobs and their workers."""
         chosen: list[tuple[MirroredJob, str]] = []
-        given: Counter[str] = Counter()
-        workers = self.board.workers(now)
+        policy = mirror.policy
+        workers: dict[str, dict[str, FreeWorker]] = {device: {} for device in policy.devices}
+        for worker in self.board.workers(now):
+            workers[worker.device][worker.name] = worker
+        for device, of in workers.items():
+            policy.tell(device, list(of.values()))
         while len(chosen) < MAX_CLAIM:
-            actions = mirror.policy.plan(workers, now)
+            actions = policy.decide(now)
             if not actions:
                 break
             for action in actions:
-                mirror.policy.apply(action, now)
+                policy.apply(action, now)
                 if isinstance(action, Start):
                     job = mirror.jobs[action.job.id]
                     job.claiming = True
                     chosen.append((job, action.worker))
-                    given[action.worker] += 1
+                    of = workers[action.device]
+                    of[action.worker] = replace(of[action.worker], free=of[action.worker].free - 1)
+                    policy.tell(action.device, list(of.values()))
                 elif isinstance(action, Load):
                     self._residency.start(action)
-            workers = [
-                replace(worker, free=worker.free - count) if (count := given.pop(worker.name, 0)) else worker
-                for worker in workers
-            ]
         return chosen
 
     async def _look_again(
@@ -364,7 +374,8 @@ class Dispatcher:
                         for n, job in enumerate(expired)
                     ]
                     ending = self._queries["end_waiting_batch"]
-                    await connection.fetch(ending.positional, *ending.arguments({"epoch": term.epoch, "jobs": rows}))
+                    asked = ending.arguments({"epoch": term.epoch, "jobs": rows})
+                    await fetch_settled(connection, ending.positional, *asked)
 
 
 def _served(row: Mapping[str, Any]) -> Served:

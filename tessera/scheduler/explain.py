@@ -10,7 +10,7 @@ from tessera.jobs import JobState, Kind
 from tessera.policy.failures import Circuit
 from tessera.ports import Explanation, WaitCode, WaitReason, WorkerView
 from tessera.scheduler.board import Board
-from tessera.scheduler.insight import links_for, running_eta, standing_of, waiting_eta
+from tessera.scheduler.insight import fits, links_for, running_eta, standing_of, waiting_eta
 from tessera.scheduler.links import WorkerLink
 from tessera.scheduler.mirror import MirroredJob
 
@@ -44,7 +44,6 @@ def _of_running(board: Board, job: MirroredJob, now: float) -> Explanation:
 def _of_waiting(board: Board, job: MirroredJob, now: float) -> Explanation:
     if job.waiting:
         standing = standing_of(board, job, now)
-        low_s, high_s = waiting_eta(board, job, standing)
         reasons = _reasons(board, job, now, ahead=standing.position - 1, own_ahead=standing.position_of_user - 1)
         return _explanation(
             board,
@@ -52,7 +51,7 @@ def _of_waiting(board: Board, job: MirroredJob, now: float) -> Explanation:
             now,
             state=JobState.QUEUED,
             summary=_summary(reasons, standing.position),
-            eta=(low_s, high_s),
+            eta=waiting_eta(board, job, standing),
             reasons=reasons,
             position=standing.position,
             position_in_tier=standing.position_in_tier,
@@ -86,7 +85,7 @@ def _explanation(
     *,
     state: JobState,
     summary: str,
-    eta: tuple[float, float],
+    eta: tuple[float, float] | None,
     reasons: list[WaitReason] | None = None,
     position: int = 0,
     position_in_tier: int = 0,
@@ -107,8 +106,8 @@ def _explanation(
         max_running=queue.caps.get(job.user_id, 1),
         reasons=reasons or [],
         workers=[_view(board, link, job, now) for link in links_for(board, job.model)],
-        eta_low_s=eta[0],
-        eta_high_s=eta[1],
+        eta_low_s=None if eta is None else eta[0],
+        eta_high_s=None if eta is None else eta[1],
         own_s=round(board.estimates.seconds(job.model, job.cost_mt), 2),
     )
 
@@ -215,6 +214,14 @@ def _why_not(
             f"{link.name} on {where} is offline{since}. The job keeps its place and starts when it is back.",
             None,
         )
+    if link.engine_away:
+        since = f" since {link.engine_away_since:%H:%M} UTC" if link.engine_away_since is not None else ""
+        return (
+            WaitCode.WORKER_OFFLINE,
+            f"{link.name} on {where} cannot work{since}: what it drives does not answer. The job keeps its place and"
+            " starts when it is back.",
+            None,
+        )
     if link.draining_until is not None:
         return (
             WaitCode.DRAINING,
@@ -231,13 +238,20 @@ def _why_not(
     excluded = board.failures.excluded(link.name, now)
     if job.model in excluded:
         until = excluded[job.model]
+        by_hand = board.failures.by_hand.get((link.name, job.model))
+        if by_hand is not None and now < by_hand[0]:
+            words = f": {by_hand[1]}" if by_hand[1] else ""
+            return (
+                WaitCode.EXCLUDED,
+                f"The operator keeps {job.model} off {link.name} until {_time(until):%H:%M} UTC{words}.",
+                _time(until),
+            )
         return (
             WaitCode.EXCLUDED,
             f"{job.model} failed on {link.name} lately and is tried there again in {max(0.0, until - now):.0f} s.",
             _time(until),
         )
-    facts, device = board.policy.models.get(job.model), board.policy.devices.get(link.device)
-    if facts is not None and device is not None and facts.vram_mib > device.vram_mib:
+    if not fits(board, link, job.model):
         return WaitCode.DOES_NOT_FIT, f"{job.model} is larger than {link.device}.", None
     return None, "", None
 
@@ -296,7 +310,7 @@ def _view(board: Board, link: WorkerLink, job: MirroredJob, now: float) -> Worke
         name=link.name,
         node=link.node,
         device=link.device,
-        online=link.online,
+        online=link.works,
         free_slots=free,
         slots=link.slots,
         resident=resident,

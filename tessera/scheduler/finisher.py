@@ -14,18 +14,20 @@ import structlog
 from tessera.catalog import Catalog
 from tessera.errors import BadOutput
 from tessera.jobs import JobState
+from tessera.pace import Pace
 from tessera.retries import decide
 from tessera.runs import Ending, Outcome, RunKey
 from tessera.scheduler.board import Board
 from tessera.scheduler.leadership import Term, is_fenced
 from tessera.scheduler.mirror import MirroredJob
 from tessera.scheduler.outcomes import WORKER_LOST, ended_row, failed_row
-from tessera.store.database import is_outage
+from tessera.store.database import fetch_settled, is_outage
 from tessera.store.queries import load
 
 log = structlog.get_logger(__name__)
 
 MAX_FINISH = 256  # outcomes in one commit
+GAP_S = 0.01  # between two commits while outcomes stream in (tessera/pace.py)
 
 
 class Finisher:
@@ -56,10 +58,13 @@ class Finisher:
 
     async def run(self, term: Term, connection: asyncpg.Connection) -> None:
         self._arrived.set()  # for what came in between two terms
+        pace = Pace(GAP_S)
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._outcomes:
+                await pace.pause()
+                pace.round(len(self._outcomes))
                 batch = dict(list(self._outcomes.items())[:MAX_FINISH])
                 try:
                     await self._finish(term, connection, batch)
@@ -103,8 +108,8 @@ class Finisher:
         final: dict[UUID, str] = {}
         if rows:
             query = self._queries["finish_batch"]
-            answers = await connection.fetch(
-                query.positional, *query.arguments({"epoch": term.epoch, "outcomes": rows})
+            answers = await fetch_settled(
+                connection, query.positional, *query.arguments({"epoch": term.epoch, "outcomes": rows})
             )
             final = {row["job_id"]: row["state"] for row in answers}
         sent = {row["job_id"]: row for row in rows}

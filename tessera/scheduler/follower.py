@@ -11,11 +11,13 @@ import time
 import asyncpg
 
 from tessera.jobs import FINAL_EVENTS, EventType
+from tessera.pace import Pace
 from tessera.scheduler.board import Board
 from tessera.store.queries import load
 
 POLL_S = 1.0
 PAGE = 2000
+GAP_S = 0.01  # between two reads while events stream in (tessera/pace.py)
 
 
 async def follow(board: Board, connection: asyncpg.Connection) -> None:
@@ -23,13 +25,17 @@ async def follow(board: Board, connection: asyncpg.Connection) -> None:
     woken = asyncio.Event()
     await connection.add_listener("tessera_feed", lambda *_: woken.set())
     query = load()["feed_after"]
+    pace = Pace(GAP_S)
     while True:
+        await pace.pause()
         woken.clear()
+        seen = 0
         while True:
             rows = await connection.fetch(
                 query.positional, *query.arguments({"after": board.mirror.seq, "limit": PAGE})
             )
             now = time.time()
+            seen += len(rows)
             for row in rows:
                 job = board.mirror.apply(row, now)
                 if job is not None and job.worker in board.links:
@@ -40,6 +46,7 @@ async def follow(board: Board, connection: asyncpg.Connection) -> None:
                 board.changed.set()
             if len(rows) < PAGE:
                 break
+        pace.round(seen)
         try:
             async with asyncio.timeout(POLL_S):
                 await woken.wait()

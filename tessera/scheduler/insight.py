@@ -69,8 +69,12 @@ def places(board: Board, job_ids: Sequence[UUID]) -> dict[UUID, Place]:
             found[job_id] = Place(position=0, eta_low_s=low_s, eta_high_s=high_s)
         elif job.waiting:
             standing = standing_of(board, job, now)
-            low_s, high_s = waiting_eta(board, job, standing)
-            found[job_id] = Place(position=standing.position, eta_low_s=low_s, eta_high_s=high_s)
+            eta = waiting_eta(board, job, standing)
+            found[job_id] = Place(
+                position=standing.position,
+                eta_low_s=None if eta is None else eta[0],
+                eta_high_s=None if eta is None else eta[1],
+            )
         else:
             wait_s = max(0.0, (job.ready_at or now) - now)
             span = board.estimates.span(job.model, job.cost_mt)
@@ -92,16 +96,21 @@ def standing_of(board: Board, job: MirroredJob, now: float) -> Standing:
     if not any(board.policy.models[model].vram_mib for model in rivals if model in board.policy.models):
         # On a pool of light models a worker's slots are its own: only what the same workers run competes.
         rivals = frozenset(model for link in able for model in link.models)
-    slots = sum(link.slots for link in able if link.online) or 1
+    slots = sum(link.slots for link in able if link.works) or 1
     return board.places.standing(job, rivals, devices, slots, now)
 
 
-def waiting_eta(board: Board, job: MirroredJob, standing: Standing) -> tuple[float, float]:
-    """The end of a waiting job in seconds from now, as a range: what runs now, what goes before, and its own run."""
+def waiting_eta(board: Board, job: MirroredJob, standing: Standing) -> tuple[float, float] | None:
+    """The end of a waiting job in seconds from now, as a range: what runs now, what goes before, and its own run.
+
+    None while nobody can say: its kind is paused, or no worker is there that could run it.
+    """
     now = time.time()
-    able = [link for link in links_for(board, job.model) if link.online]
+    able = [link for link in links_for(board, job.model) if link.works and fits(board, link, job.model)]
+    if not able or job.kind.value in board.pauses:
+        return None
     slot_free_s = 0.0
-    if able and all(link.busy >= link.slots for link in able):
+    if all(link.busy >= link.slots for link in able):
         ends = [end for link in able for end in _ends(board, link.name)]
         slot_free_s = max(0.0, min(ends, default=now) - now)
     load_s = 0.0
@@ -111,8 +120,14 @@ def waiting_eta(board: Board, job: MirroredJob, standing: Standing) -> tuple[flo
         load_s = 0.0 if resident else facts.load_s
     span = board.estimates.span(job.model, job.cost_mt)
     wait_s = standing.start_s + slot_free_s + load_s
-    held_s = min((held_up_s(board, link, job.model, now) for link in able), default=0.0)
+    held_s = min(held_up_s(board, link, job.model, now) for link in able)
     return round(held_s + wait_s * 0.6 + span.low_s, 1), round(held_s + wait_s * 1.8 + span.high_s + 1, 1)
+
+
+def fits(board: Board, link: WorkerLink, model: str) -> bool:
+    """Whether the model is no larger than the worker's device."""
+    facts, device = board.policy.models.get(model), board.policy.devices.get(link.device)
+    return facts is None or device is None or facts.vram_mib <= device.vram_mib
 
 
 def held_up_s(board: Board, link: WorkerLink, model: str, now: float) -> float:

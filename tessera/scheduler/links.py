@@ -53,6 +53,8 @@ class WorkerLink:
         self.listed = asyncio.Event()  # set while its list of runs is known and fresh
         self.draining_until: datetime | None = None  # it gets no new run before; set by scheduler/drains.py
         self.resident: tuple[str, ...] = ()  # the models that its engine has loaded, as it last said
+        self.engine_away = ""  # why its engine cannot work, as it last said
+        self.engine_away_since: datetime | None = None
         self._port = port
         self._on_events = on_events
         self._on_outcome = on_outcome
@@ -82,22 +84,27 @@ class WorkerLink:
         return len(self.assigned | self.running)
 
     @property
+    def works(self) -> bool:
+        """Whether it is there, and its engine too."""
+        return self.online and not self.engine_away
+
+    @property
     def takes_jobs(self) -> bool:
-        """Whether it is there and no operator drains it."""
-        return self.online and self.draining_until is None
+        """Whether it works and no operator drains it."""
+        return self.works and self.draining_until is None
 
     def status(self) -> WorkerStatus:
         """The worker for people."""
         return WorkerStatus(
             name=self.name,
-            online=self.online,
+            online=self.works,
             models=sorted(self.models),
             slots=self.slots,
             running=self.busy,
-            message=self.message,
+            message=(self.engine_away if self.online else "") or self.message,
             node=self.node,
             device=self.device,
-            offline_since=self.offline_since,
+            offline_since=self.offline_since or self.engine_away_since,
             draining_until=self.draining_until,
             resident=self.resident,
         )
@@ -158,6 +165,7 @@ class WorkerLink:
                         limit.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
                         failures = 0
                         self.resident = tuple(batch.resident)
+                        self._hear_of_engine(batch.away)
                         await self._heard(batch.instance, batch.running)
                         if batch.events:
                             self._on_events(batch.events)
@@ -187,6 +195,14 @@ class WorkerLink:
             self.message = ""
             self.listed.set()
             self._on_change()
+
+    def _hear_of_engine(self, away: str) -> None:
+        """What the worker says of its engine. Its runs are its own to end; it only gets no new ones meanwhile."""
+        if bool(away) != bool(self.engine_away):
+            log.warning("engine_away" if away else "engine_back", worker=self.name, why=away)
+            self.engine_away, self.engine_away_since = away, datetime.now(UTC) if away else None
+            self._on_change()
+        self.engine_away = away
 
     def _lost(self, why: str) -> None:
         self.listed.clear()

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 BATCH = 1000  # rows in one statement: some 20 ms, far below what a waiting submission would notice
 MAX_BATCHES = 200  # in one go; the rest is for the next time
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
+BATCH_DAYS = 30  # how long a batch that has ended can be looked at; OpenAI keeps its files as long
+MAX_BATCHES_AT_ONCE = 20  # each may take 50,000 lines with it
 QUIET_START_S = 30.0  # a new leader has jobs to re-adopt first
 
 Clock = Callable[[], datetime]
@@ -36,9 +38,29 @@ async def prune_idempotency_keys(db: Database, now: datetime, limit: int = BATCH
     return await db.execute("prune_idempotency_keys", now=now, limit=limit)
 
 
+async def prune_operator_answers(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget the Idempotency-Keys of operators' acts after 24 hours; returns how many."""
+    return await db.execute("prune_operator_answers", now=now, limit=limit)
+
+
+async def prune_request_rates(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget the request rates of users who have been quiet for an hour; returns how many."""
+    return await db.execute("prune_request_rates", now=now, limit=limit)
+
+
 async def expire_uploads(db: Database, now: datetime, limit: int = BATCH) -> int:
     """Mark uploads past their time as gone; returns how many."""
     return await db.execute("expire_uploads", now=now, limit=limit)
+
+
+async def expire_batch_files(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Mark files of batches past their time as gone; returns how many."""
+    return await db.execute("expire_batch_files", now=now, limit=limit)
+
+
+async def prune_batches(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Delete batches that ended BATCH_DAYS ago, with their lines; returns how many."""
+    return await db.execute("prune_batches", now=now, days=BATCH_DAYS, limit=min(limit, MAX_BATCHES_AT_ONCE))
 
 
 async def expire_artifacts(db: Database, now: datetime, limit: int = BATCH) -> int:
@@ -49,6 +71,42 @@ async def expire_artifacts(db: Database, now: datetime, limit: int = BATCH) -> i
 async def prune_jobs(db: Database, now: datetime, limit: int = BATCH) -> int:
     """Delete jobs a week past retention, with all that hangs on them but the ledger; returns how many."""
     return await db.execute("prune_jobs", now=now, limit=limit)
+
+
+async def prune_deliveries(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget deliveries a month after their end, with their log; returns how many."""
+    return await db.execute("prune_deliveries", now=now, limit=limit)
+
+
+async def prune_inbox(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget updates of the bots three days after they were finished; returns how many."""
+    return await db.execute("prune_inbox", now=now, limit=limit)
+
+
+async def erase_deleted(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Erase what jobs brought that ended after their user had deleted the account; returns how many jobs."""
+    row = await db.row("erase_deleted", now=now, limit=limit)
+    return row["erased"] if row is not None else 0
+
+
+async def prune_link_codes(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget link codes that have expired; returns how many."""
+    return await db.execute("prune_link_codes", now=now, limit=limit)
+
+
+async def prune_link_tries(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget who tried link codes, an hour later; returns how many."""
+    return await db.execute("prune_link_tries", now=now, limit=limit)
+
+
+async def prune_former_identities(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget identities that left an account on a day that is over, but for the banned; returns how many."""
+    return await db.execute("prune_former_identities", now=now, limit=limit)
+
+
+async def prune_carried_use(db: Database, now: datetime, limit: int = BATCH) -> int:
+    """Forget what was carried from account to account on a day that is over; returns how many."""
+    return await db.execute("prune_carried_use", now=now, limit=limit)
 
 
 async def note_minute(db: Database, now: datetime, *, ok: bool) -> int:
@@ -161,10 +219,26 @@ class Maintenance:
                 work=lambda db, now: drain(lambda limit: prune_idempotency_keys(db, now, limit)),
             ),
             Task(
+                name="prune_operator_answers",
+                every_s=10 * MINUTE_S,
+                work=lambda db, now: drain(lambda limit: prune_operator_answers(db, now, limit)),
+            ),
+            Task(
+                name="prune_request_rates",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_request_rates(db, now, limit)),
+            ),
+            Task(
                 name="expire_uploads",
                 every_s=10 * MINUTE_S,
                 work=lambda db, now: drain(lambda limit: expire_uploads(db, now, limit)),
             ),
+            Task(
+                name="expire_batch_files",
+                every_s=10 * MINUTE_S,
+                work=lambda db, now: drain(lambda limit: expire_batch_files(db, now, limit)),
+            ),
+            Task(name="prune_batches", every_s=HOUR_S, work=prune_batches),
             Task(
                 name="expire_artifacts",
                 every_s=10 * MINUTE_S,
@@ -172,6 +246,41 @@ class Maintenance:
             ),
             Task(
                 name="prune_jobs", every_s=HOUR_S, work=lambda db, now: drain(lambda limit: prune_jobs(db, now, limit))
+            ),
+            Task(
+                name="prune_deliveries",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_deliveries(db, now, limit)),
+            ),
+            Task(
+                name="prune_inbox",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_inbox(db, now, limit)),
+            ),
+            Task(
+                name="erase_deleted",
+                every_s=MINUTE_S,
+                work=lambda db, now: drain(lambda limit: erase_deleted(db, now, limit)),
+            ),
+            Task(
+                name="prune_link_codes",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_link_codes(db, now, limit)),
+            ),
+            Task(
+                name="prune_link_tries",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_link_tries(db, now, limit)),
+            ),
+            Task(
+                name="prune_former_identities",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_former_identities(db, now, limit)),
+            ),
+            Task(
+                name="prune_carried_use",
+                every_s=HOUR_S,
+                work=lambda db, now: drain(lambda limit: prune_carried_use(db, now, limit)),
             ),
             Task(name="prune_manifests", every_s=HOUR_S, work=lambda db, now: prune_manifests(db, artifacts)),
             Task(name="compare_books", every_s=HOUR_S, work=compare_books),

@@ -91,7 +91,8 @@ class Mirror:
         return job
 
     def apply(self, row: Mapping[str, Any], now: float) -> MirroredJob | None:
-        """Follow one row of feed_after. Returns the job when its cancel was asked for while it runs.
+        """Follow one row of feed_after. Returns the job, as it was, when its run is to be cancelled: its user asked for
+        it, or somebody else than this scheduler ended it or put it back.
 
         The row carries the job as it is now, which may be later than the event: the newest state wins, and what this
         scheduler itself has written changes nothing here.
@@ -100,17 +101,29 @@ class Mirror:
         state = row["state"]
         job = self.jobs.get(row["job_id"])
         if state is None or state not in (JobState.QUEUED, JobState.RUNNING):
-            if job is not None and state != JobState.CREATED:
-                self.remove(job.id, now)
-            return None
+            if job is None or state == JobState.CREATED:
+                return None
+            ran = job.running
+            self.remove(job.id, now)
+            return job if ran else None
+        if job is not None and (job.running or job.claiming) and job.user_id != row["user_id"]:
+            self._hand_over(job, row["user_id"], row["max_running"])  # accounts were merged
         if job is not None and job.claiming:
             # The claim's own answer is on its way and newer than this row can be; only a cancel must not be missed.
             job.cancel_asked = job.cancel_asked or row["cancel_requested_at"] is not None
             return None
         requeued = job is not None and state == JobState.QUEUED and job.running and row["job_attempt"] >= job.attempt
-        moved = job is not None and not job.running and job.tier != row["tier"]  # its user's plan has changed
+        moved = (
+            job is not None
+            and not job.running
+            # Its user's plan has changed, or its user is another one now.
+            and (job.tier != row["tier"] or job.user_id != row["user_id"])
+        )
         if job is None or requeued or moved:
+            before = job
             job = self.load({**row, "id": row["job_id"], "attempt": row["job_attempt"]}, now)
+            if requeued:
+                return before
         self.policy.queue.set_cap(job.user_id, row["max_running"])
         if row["cancel_requested_at"] is not None and not job.cancel_asked:
             # The feed may tell of it before the claim's own answer is here: then whoever starts the run reads the mark.
@@ -154,6 +167,14 @@ class Mirror:
         job.ready_at = ready_at
         job.failures += int(counted)
         self._wait(job, now)
+
+    def _hand_over(self, job: MirroredJob, user_id: UUID, max_running: int) -> None:
+        """A job that runs, or is about to, counts for another user from now on."""
+        user = self._users.setdefault(user_id, user_id)
+        self.policy.queue.set_cap(user, max_running)
+        self.policy.queue.left(job)
+        job.user_id = user
+        self.policy.queue.running[user] += 1
 
     def _wait(self, job: MirroredJob, now: float) -> None:
         if job.deadline is not None:

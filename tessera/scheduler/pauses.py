@@ -1,4 +1,5 @@
-"""Pauses: an operator stops starting jobs of a kind for a while. What is submitted is accepted and keeps its place."""
+"""What an operator stops by hand: the jobs of a kind (pauses), a model on a worker (exclusions). What is submitted is
+accepted and keeps its place."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ POLL_S = 1.0  # an operator waits for it, and nobody else
 
 
 async def follow_pauses(board: Board, connection: asyncpg.Connection, lock: asyncio.Lock) -> None:
-    """Hold the policy to the table of pauses, for the length of a term."""
+    """Hold the policy to the tables of pauses and exclusions, for the length of a term."""
     while True:
         async with lock:
             await read_pauses(board, connection)
+            await read_exclusions(board, connection)
         await asyncio.sleep(POLL_S)
 
 
@@ -34,4 +36,14 @@ async def read_pauses(board: Board, connection: asyncpg.Connection) -> None:
     paused = frozenset(Kind(kind) for kind in pauses)
     if paused != board.policy.paused:
         board.policy.paused = paused
+        board.changed.set()
+
+
+async def read_exclusions(board: Board, connection: asyncpg.Connection) -> None:
+    """Take the live exclusions over."""
+    rows = await connection.fetch(load()["live_exclusions"].positional)
+    found = {(row["worker"], row["model"]): (row["until"].timestamp(), row["reason"]) for row in rows}
+    if found != board.failures.by_hand:
+        log.info("exclusions_changed", excluded=[f"{model} on {worker}" for worker, model in sorted(found)])
+        board.failures.by_hand = found
         board.changed.set()

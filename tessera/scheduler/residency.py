@@ -44,7 +44,7 @@ class Residency:
             self._told[link.name] = said
             device = self._board.policy.devices[link.device]
             for model in [m for m, each in device.resident.items() if each.worker == link.name and m not in said]:
-                device.resident.pop(model)
+                self._board.policy.found_gone(link.device, model)
             leaving = (device.loading.model, *device.loading.evict) if device.loading is not None else ()
             for model in said:
                 if model not in leaving:
