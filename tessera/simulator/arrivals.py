@@ -6,14 +6,14 @@ they were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.jobs import Tier
-from tessera.simulator.scenario import KUDOS, Arrivals, Scenario, UserGroup
+from tessera.simulator.scenario import KUDOS, Arrivals, Scenario, ScenarioError, UserGroup
 
 MAX_ATTEMPTS = 3  # a job whose every attempt fails is given up after so many
 
@@ -48,9 +48,16 @@ class LoadOfJobs:
     def __len__(self) -> int:
         return len(self.at_s)
 
+    def only(self, chosen: NDArray[np.bool_]) -> LoadOfJobs:
+        """These jobs alone; the users stay."""
+        columns = ("at_s", "user", "model", "cost_mt", "seconds", "fails")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
+
 
 def draw(scenario: Scenario, seed: int | None = None) -> LoadOfJobs:
-    """All jobs of the scenario; the same seed draws the same jobs."""
+    """All jobs of the scenario; the same seed draws the same jobs. Raises ScenarioError when nobody sends any."""
+    if not scenario.users:
+        raise ScenarioError(f"{scenario.name}: it has no users; with --from-history it says where the history runs.")
     seed = scenario.seed if seed is None else seed
     models = tuple(scenario.models)
     chance = {each.model: each.chance for each in scenario.failing}

@@ -68,7 +68,10 @@ class SimDevice:
 
 
 class Machine:
-    """All devices and workers. ``open``: the numbers of the devices that have a free slot."""
+    """All devices and workers. ``open``: the numbers of the devices that have a free slot.
+
+    ``changed``: the numbers of those whose workers have changed; whoever follows the changes empties it.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         self.models: dict[str, Model] = dict(scenario.models)
@@ -93,6 +96,7 @@ class Machine:
                 device.workers.append(worker)
                 self.workers.append(worker)
         self.open: set[int] = set()
+        self.changed: dict[int, None] = {}
         for device in self.devices:
             self.look(device)
 
@@ -107,6 +111,7 @@ class Machine:
 
     def look(self, device: SimDevice) -> None:
         """Whether the device has a free slot, after something changed there."""
+        self.changed[device.number] = None
         if any(worker.free > 0 for worker in device.workers):
             self.open.add(device.number)
         else:

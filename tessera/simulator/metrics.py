@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,21 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.jobs import Tier
-from tessera.policy import RULES, TIER_RANK
-from tessera.simulator.world import BUCKETS, JobEnd, Record
-
-Floats = NDArray[np.float64]
-TIERS = tuple(sorted(Tier, key=lambda tier: TIER_RANK[tier]))
-SHARES = np.array([RULES.shares[tier] for tier in TIERS])
+from tessera.simulator.fairness import TIERS, Floats, dues, jain, ranks_of_users, tier_shares
+from tessera.simulator.world import JobEnd, Record
 
 
 @dataclass(frozen=True, kw_only=True)
 class TierResult:
     """One tier under one policy. Waits to the start of the run; what still waits counts with its wait so far.
 
-    ``of_fair``: the run-seconds received over the fair ones (``received_and_fair``), 1 is exactly what is due.
-    ``share`` and ``target``: of the device-seconds that went to tiers that had work waiting without a pause, over the
-    parts of the time in which at least two had; None where that never was.
+    ``of_fair``: the work received over what was due (``fairness.dues``), 1 is exactly that. ``share`` and ``target``:
+    of the device-seconds that went to tiers that had work waiting without a pause, over the parts of the time in which
+    at least two had; ``lag_s`` is how far it fell behind its target then, at most ``lag_bound_s``. None where that
+    never was. ``own_share_longest_s``: the longest wait of the tier alone, first come first served, on its share of the
+    machines; None where that was not simulated. ``longest_run_s`` is of all tiers.
     """
 
     tier: Tier
@@ -37,6 +35,10 @@ class TierResult:
     of_fair: float
     share: float | None
     target: float | None
+    lag_s: float | None
+    lag_bound_s: float
+    longest_run_s: float
+    own_share_longest_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +66,13 @@ class Result:
         return asdict(self)
 
 
-def measure(record: Record) -> Result:
-    """All numbers of one run."""
+def measure(record: Record, own_share: Mapping[Tier, float] | None = None) -> Result:
+    """All numbers of one run. ``own_share``: by tier, the longest wait on its own share of the machines."""
     load, end = record.load, record.scenario.duration_s
     rank = ranks_of_users(record)[load.user]
     waits, started = waits_of(record)
     state = np.array(record.state)
-    received, wanted = shares(record)
-    by_user, fair_of = received_and_fair(record)
+    of_tiers, of_users = tier_shares(record), dues(record)
     ranks = ranks_of_users(record)
     tiers = []
     for place, tier in enumerate(TIERS):
@@ -88,9 +89,13 @@ def measure(record: Record) -> Result:
                 p95_s=float(p95),
                 p99_s=float(p99),
                 longest_s=float(longest),
-                of_fair=float(by_user[ranks == place].sum() / max(1e-9, fair_of[ranks == place].sum())),
-                share=float(received[place]) if wanted[place] > 0 else None,
-                target=float(wanted[place]) if wanted[place] > 0 else None,
+                of_fair=float(of_users.received[ranks == place].sum() / max(1e-9, of_users.due[ranks == place].sum())),
+                share=float(of_tiers.received[place]) if of_tiers.target[place] > 0 else None,
+                target=float(of_tiers.target[place]) if of_tiers.target[place] > 0 else None,
+                lag_s=float(of_tiers.lag_s[place]) if of_tiers.target[place] > 0 else None,
+                lag_bound_s=of_tiers.bound_s,
+                longest_run_s=of_tiers.longest_run_s,
+                own_share_longest_s=None if own_share is None else own_share.get(tier),
             )
         )
     busy_s = float(np.sum(np.array(record.busy_to) - np.array(record.busy_from)))
@@ -111,113 +116,8 @@ def measure(record: Record) -> Result:
     )
 
 
-def ranks_of_users(record: Record) -> NDArray[np.int64]:
-    """The rank of each user's tier."""
-    return np.array([TIER_RANK[user.tier] for user in record.load.users])
-
-
 def waits_of(record: Record) -> tuple[Floats, NDArray[np.bool_]]:
     """Each job's wait, and whether it has started; of those that have not, the wait up to the end."""
     waits = np.array(record.wait_s)
     started = waits >= 0
     return np.where(started, waits, record.scenario.duration_s - record.load.at_s), started
-
-
-def shares(record: Record) -> tuple[Floats, Floats]:
-    """By tier: the part received, and its target, of the device-seconds where at least two tiers were backlogged.
-
-    A tier is backlogged in a bucket of time when it had jobs waiting at every moment of it. What a bucket's backlogged
-    tiers should get of what they got together is theirs by Tessera's shares. Runs and loads both count, per slot.
-    """
-    backlogged = np.array([list(bucket) for bucket in record.backlogged], dtype=bool)
-    backlogged[backlogged.sum(axis=1) < 2] = False
-    ranks = ranks_of_users(record)[record.load.user[np.array(record.run_job, dtype=np.int64)]]
-    load_ranks = np.array(record.load_rank, dtype=np.int64)
-    got, due = np.zeros(len(TIERS)), np.zeros(len(TIERS))
-    seconds = np.stack(
-        [
-            per_bucket(record, np.array(record.run_from)[ranks == place], np.array(record.run_to)[ranks == place])
-            + per_bucket(
-                record,
-                np.array(record.load_from)[load_ranks == place],
-                np.array(record.load_to)[load_ranks == place],
-            )
-            for place in range(len(TIERS))
-        ],
-        axis=1,
-    )
-    seconds = np.where(backlogged, seconds, 0.0)
-    targets = np.where(backlogged, SHARES, 0.0)
-    sums = targets.sum(axis=1, keepdims=True)
-    targets = np.divide(targets, sums, out=np.zeros_like(targets), where=sums > 0)
-    got = seconds.sum(axis=0)
-    due = (targets * seconds.sum(axis=1, keepdims=True)).sum(axis=0)
-    total = got.sum()
-    return (got / total, due / total) if total > 0 else (got, due)
-
-
-def per_bucket(record: Record, begin: Floats, end: Floats) -> Floats:
-    """The seconds of these intervals that lie in each bucket of time."""
-    edges = np.linspace(0.0, record.scenario.duration_s, BUCKETS + 1)
-
-    def passed(moments: Floats) -> Floats:
-        """The sum of max(0, edge − moment) at each edge."""
-        ordered = np.sort(moments)
-        sums = np.concatenate([[0.0], np.cumsum(ordered)])
-        before = np.searchsorted(ordered, edges)
-        total: Floats = before * edges - sums[before]
-        return total
-
-    within: Floats = np.maximum(0.0, np.diff(passed(begin) - passed(end)))  # rounding leaves a hair below 0
-    return within
-
-
-def jain(record: Record) -> float:
-    """Jain's index over users of service received / fair share, in (0, 1]; 1 when all have the same ratio.
-
-    (Σx)² / (n·Σx²): Jain, Chiu and Hawe, "A Quantitative Measure of Fairness and Discrimination",
-    https://arxiv.org/abs/cs/9809099. x is the run-seconds that a user received in the whole time, over his fair share
-    as ``received_and_fair`` says it. Who had more than that has x > 1. When somebody came is not looked at: over the
-    whole time, a user who comes for the last hour counts as one who was there all day.
-    """
-    received, share = received_and_fair(record)
-    asked = share > 0
-    x = received[asked] / share[asked]
-    return float(x.sum() ** 2 / (len(x) * np.sum(x**2))) if len(x) and x.any() else 1.0
-
-
-def received_and_fair(record: Record) -> tuple[Floats, Floats]:
-    """By user: the run-seconds received, and the fair share of all that this policy delivered.
-
-    Fair is max-min, capped by what each asked for: first among the tiers by Tessera's shares, then equal among the
-    users of a tier (https://en.wikipedia.org/wiki/Max-min_fairness).
-    """
-    users = len(record.load.users)
-    demand = np.bincount(record.load.user, weights=record.load.seconds, minlength=users).astype(np.float64)
-    of_user = record.load.user[np.array(record.run_job, dtype=np.int64)]
-    lasted = np.array(record.run_to) - np.array(record.run_from)
-    received = np.bincount(of_user, weights=lasted, minlength=users).astype(np.float64)
-    ranks = ranks_of_users(record)
-    by_tier = np.bincount(ranks, weights=demand, minlength=len(TIERS)).astype(np.float64)
-    tiers = fair(by_tier, SHARES, float(received.sum()))
-    share = np.zeros(users)
-    for place in range(len(TIERS)):
-        mine = ranks == place
-        share[mine] = fair(demand[mine], np.ones(int(mine.sum())), float(tiers[place]))
-    return received, share
-
-
-def fair(demand: Floats, weights: Floats, total: float) -> Floats:
-    """Weighted max-min: nobody gets more than his demand; what he leaves goes to the others by their weights."""
-    got = np.zeros(len(demand))
-    order: Sequence[int] = np.argsort(demand / weights, kind="stable").tolist()
-    left, weight = min(total, float(demand.sum())), float(weights[demand > 0].sum())
-    for place in order:
-        if demand[place] <= 0:
-            continue
-        got[place] = min(demand[place], left * weights[place] / weight)
-        left -= got[place]
-        weight -= weights[place]
-        if weight <= 1e-12:
-            break
-    return got

@@ -1,19 +1,24 @@
-"""Waits by tier and utilisation over the time of a scenario, as one HTML page of inline SVG. It loads nothing."""
+"""Waits by tier and utilisation over the time of a scenario: one HTML page of inline SVG, or an SVG file for each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.simulator.metrics import TIERS, per_bucket, ranks_of_users, waits_of
+from tessera.jobs import Tier
+from tessera.simulator.fairness import TIERS, per_bucket, ranks_of_users
+from tessera.simulator.metrics import waits_of
 from tessera.simulator.report import seconds
+from tessera.simulator.scenario import Scenario
 from tessera.simulator.world import BUCKETS, Record
 
 COLOURS = {"tessera": "#d62728", "fifo": "#7f7f7f", "strict": "#1f77b4", "horde": "#2ca02c", "invoke": "#9467bd"}
 WIDTH, HEIGHT, LEFT, BOTTOM = 520, 190, 52, 24
+TOP, GAP = 26, 14  # of a picture: the line of names, and between two figures
 POINTS = 60  # of a line: four buckets each
 _STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}figure{display:inline-block;margin:8px}svg text{font-size:10px}"
@@ -22,34 +27,84 @@ _STYLE = (
 Floats = NDArray[np.float64]
 
 
-def page(runs: Sequence[Sequence[Record]]) -> str:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """The lines of one policy: small, where the record of a day is not."""
+
+    policy: str
+    scenario: Scenario
+    waits: Mapping[Tier, Floats]
+    utilisation: Floats
+
+
+def drawn(record: Record) -> Drawn:
+    """What is drawn of a run."""
+    ranks = ranks_of_users(record)[record.load.user]
+    return Drawn(
+        policy=record.policy,
+        scenario=record.scenario,
+        waits={tier: _waits(record, ranks == rank) for rank, tier in enumerate(TIERS) if (ranks == rank).any()},
+        utilisation=_utilisation(record),
+    )
+
+
+def page(runs: Sequence[Sequence[Drawn]]) -> str:
     """All scenarios, each with its policies: a figure for each tier, and one of utilisation."""
     parts = [f"<!doctype html><meta charset=utf-8><title>Tessera: simulations</title><style>{_STYLE}</style>"]
-    for records in runs:
-        if not records:
+    for policies in runs:
+        if not policies:
             continue
-        scenario = records[0].scenario
+        scenario = policies[0].scenario
         parts.append(f"<h2>{escape(scenario.name)}: {escape(scenario.title)}</h2><p>{escape(scenario.about)}</p><p>")
-        parts += [f'<b style="color:{_colour(each)}">{escape(each.policy)}</b> ' for each in records]
+        parts += [f'<b style="color:{_colour(each)}">{escape(each.policy)}</b> ' for each in policies]
         parts.append("</p>")
-        ranks = ranks_of_users(records[0])
-        for place, tier in enumerate(TIERS):
-            if (ranks == place).any():
-                lines = [(_colour(each), _waits(each, place)) for each in records]
-                parts.append(_figure(f"{tier}: 95th percentile of waits, by arrival (logarithmic)", lines, records[0]))
-        lines = [(_colour(each), _utilisation(each)) for each in records]
-        parts.append(_figure("utilisation", lines, records[0], part=True))
+        for shapes in _figures(policies):
+            svg = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{shapes}</svg>'
+            parts.append(f"<figure>{svg}</figure>")
     return "\n".join(parts) + "\n"
 
 
-def _colour(record: Record) -> str:
-    return COLOURS.get(record.policy, "#000000")
+def picture(policies: Sequence[Drawn]) -> str:
+    """One scenario as an SVG file: its figures in two columns, below the names of the policies in their colours."""
+    figures = _figures(policies)
+    rows = (len(figures) + 1) // 2
+    width, height = 2 * (WIDTH + GAP), TOP + rows * (HEIGHT + GAP)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        ' font-family="sans-serif" font-size="10"><rect width="100%" height="100%" fill="#fff"/>'
+    ]
+    for n, each in enumerate(policies):
+        parts.append(
+            f'<text x="{LEFT + 90 * n}" y="16" font-size="13" font-weight="bold" fill="{_colour(each)}">'
+            f"{escape(each.policy)}</text>"
+        )
+    for n, shapes in enumerate(figures):
+        x, y = (n % 2) * (WIDTH + GAP), TOP + n // 2 * (HEIGHT + GAP)
+        parts.append(f'<g transform="translate({x} {y})">{shapes}</g>')
+    return "\n".join(parts) + "</svg>\n"
 
 
-def _waits(record: Record, rank: int) -> Floats:
+def _figures(policies: Sequence[Drawn]) -> list[str]:
+    scenario = policies[0].scenario
+    found = [
+        _figure(
+            f"{tier}: 95th percentile of waits, by arrival (logarithmic)",
+            [(_colour(each), each.waits[tier]) for each in policies],
+            scenario,
+        )
+        for tier in policies[0].waits
+    ]
+    lines = [(_colour(each), each.utilisation) for each in policies]
+    return [*found, _figure("utilisation", lines, scenario, part=True)]
+
+
+def _colour(of: Drawn) -> str:
+    return COLOURS.get(of.policy, "#000000")
+
+
+def _waits(record: Record, mine: NDArray[np.bool_]) -> Floats:
     """The 95th percentile in each part of the time; nan where nobody came."""
     waits, _ = waits_of(record)
-    mine = ranks_of_users(record)[record.load.user] == rank
     at, waits = record.load.at_s[mine], waits[mine]
     bounds = np.searchsorted(at, np.linspace(0.0, record.scenario.duration_s, POINTS + 1))
     return np.array(
@@ -67,7 +122,7 @@ def _utilisation(record: Record) -> Floats:
     return merged / (devices * record.scenario.duration_s / POINTS)
 
 
-def _figure(title: str, lines: Sequence[tuple[str, Floats]], record: Record, *, part: bool = False) -> str:
+def _figure(title: str, lines: Sequence[tuple[str, Floats]], scenario: Scenario, *, part: bool = False) -> str:
     """One axis pair. ``part``: from 0 to 1; else seconds on a logarithmic axis from 1 s."""
     top = max((float(np.nanmax(line)) for _, line in lines if not np.isnan(line).all()), default=1.0)
     decades = max(1, int(np.ceil(np.log10(max(top, 1.5)))))
@@ -80,7 +135,7 @@ def _figure(title: str, lines: Sequence[tuple[str, Floats]], record: Record, *, 
         shapes.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH}" stroke="#ddd"/><text x="2" y="{y + 3:.1f}">{label}</text>')
     for n in range(5):
         x = LEFT + n / 4 * (WIDTH - LEFT)
-        label = seconds(n / 4 * record.scenario.duration_s)
+        label = seconds(n / 4 * scenario.duration_s)
         anchor = "end" if n == 4 else "middle"
         shapes.append(f'<text x="{x:.0f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{label}</text>')
     for colour, line in lines:
@@ -91,7 +146,7 @@ def _figure(title: str, lines: Sequence[tuple[str, Floats]], record: Record, *, 
             if not np.isnan(value)
         )
         shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    return f'<figure><svg width="{WIDTH}" height="{HEIGHT}" role="img">{"".join(shapes)}</svg></figure>'
+    return "".join(shapes)
 
 
 def _y(at: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tessera.simulator.metrics import Result
 from tessera.simulator.scenario import Scenario
@@ -32,7 +33,7 @@ def markdown(scenario: Scenario, results: Sequence[Result], *, level: int = 2) -
         )
     lines += [
         "",
-        "| tier | policy | jobs | started | p50 | p95 | p99 | longest | ÷ fair | share (target) |",
+        "| tier | policy | jobs | started | p50 | p95 | p99 | longest | ÷ due | share (target) |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for tier in [each.tier for each in results[0].tiers] if results else []:
@@ -43,7 +44,70 @@ def markdown(scenario: Scenario, results: Sequence[Result], *, level: int = 2) -
             lines.append(
                 f"| {tier} | {each.policy} | {of.jobs:,} | {of.started:,} | {waits} | {of.of_fair:.2f} | {share} |"
             )
+    lines += _targets(results)
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the claims, what was measured, and whether it holds; None where the baselines leave nothing to claim."""
+
+    claim: str
+    measured: str
+    holds: bool | None
+
+
+def targets(results: Sequence[Result]) -> list[Target]:
+    """The claims for Tessera against the baselines of the same run; none when one of the two is missing."""
+    own = next((each for each in results if each.policy == "tessera"), None)
+    fifo = next((each for each in results if each.policy == "fifo"), None)
+    if own is None or fifo is None:
+        return []
+    best = max(each.utilisation for each in results if each.policy != "tessera")
+    found = [
+        Target(
+            "swaps ≤ 1/5 of FIFO's",
+            f"{own.swaps:,} / {fifo.swaps:,}" + (f" = {own.swaps / fifo.swaps:.2f}" if fifo.swaps else ""),
+            own.swaps * 5 <= fifo.swaps if fifo.swaps or own.swaps else None,
+        ),
+        Target(
+            "utilisation ≥ 95 % of the best baseline's",
+            f"{own.utilisation:.1%} / {best:.1%} = {own.utilisation / max(best, 1e-9):.2f}",
+            own.utilisation >= 0.95 * best,
+        ),
+        Target("Jain's index over users ≥ 0.95", f"{own.jain:.3f}", own.jain >= 0.95),
+    ]
+    lags = [(each.lag_s, each) for each in own.tiers if each.lag_s is not None]
+    if lags:
+        lag_s, worst = max(lags, key=lambda each: each[0])
+        found.append(
+            Target(
+                "every tier's lag ≤ one longest job per slot",
+                f"{worst.tier} {lag_s:.0f} of {worst.lag_bound_s:.0f} device-seconds",
+                lag_s <= worst.lag_bound_s,
+            )
+        )
+    for each in own.tiers:
+        theirs = next(of.longest_s for of in fifo.tiers if of.tier == each.tier)
+        if each.own_share_longest_s is not None:
+            allowed = each.own_share_longest_s + each.longest_run_s  # nobody is interrupted
+            found.append(
+                Target(
+                    f"{each.tier}: longest wait ≤ FIFO's in the tier's own share, and one run",
+                    f"{seconds(each.longest_s)} of {seconds(allowed)}; FIFO over all tiers {seconds(theirs)}",
+                    each.longest_s <= allowed,
+                )
+            )
+    return found
+
+
+def _targets(results: Sequence[Result]) -> list[str]:
+    found = targets(results)
+    if not found:
+        return []
+    held = {True: "yes", False: "**no**", None: "nothing swaps"}
+    rows = [f"| {each.claim} | {each.measured} | {held[each.holds]} |" for each in found]
+    return ["", "| target | measured | holds |", "|---|---|---|", *rows]
 
 
 def seconds(value: float) -> str:

@@ -26,11 +26,13 @@ class ScenarioError(ValueError):
     """The scenario cannot be used; the message says where and why."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A described thing: frozen, and a key that nobody reads is a fault."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
-class DeviceGroup(_Part):
+class DeviceGroup(Part):
     """``count`` equal devices; ``speed`` 2 runs everything in half the time."""
 
     name: str = Field(min_length=1)
@@ -39,7 +41,7 @@ class DeviceGroup(_Part):
     speed: float = Field(default=1.0, gt=0)
 
 
-class WorkerGroup(_Part):
+class WorkerGroup(Part):
     """One worker of this description on each device of the group ``device``."""
 
     name: str = Field(min_length=1)
@@ -48,7 +50,7 @@ class WorkerGroup(_Part):
     slots: int = Field(default=1, ge=1)
 
 
-class Model(_Part):
+class Model(Part):
     """``vram_mib`` 0: light, never loaded. A run takes units × ``seconds_per_unit``, spread log-normally."""
 
     kind: Kind
@@ -59,7 +61,7 @@ class Model(_Part):
     spread: float = Field(default=0.1, ge=0, le=2)
 
 
-class Arrivals(_Part):
+class Arrivals(Part):
     """How the jobs of each user of a group arrive, from ``at_s`` on and for ``for_s`` (to the end without it).
 
     ``poisson``: ``per_hour``. ``pareto``: the same, but the users' rates are Pareto-distributed around it (``alpha``).
@@ -91,7 +93,7 @@ class Arrivals(_Part):
         return self
 
 
-class UserGroup(_Part):
+class UserGroup(Part):
     """``count`` users. ``mix``: models and how much of each; a job has between ``units[0]`` and ``units[1]`` units.
 
     ``max_running`` is the plan's cap, which Tessera alone knows; without it nobody is capped. ``kudos`` is AI-Horde's.
@@ -115,7 +117,7 @@ class UserGroup(_Part):
         return self
 
 
-class Away(_Part):
+class Away(Part):
     """The workers of ``worker`` on ``device`` (one device: its group, or ``group-3``) go at ``at_s`` for ``for_s``."""
 
     device: str
@@ -124,15 +126,18 @@ class Away(_Part):
     for_s: float = Field(gt=0)
 
 
-class Failing(_Part):
+class Failing(Part):
     """A run of ``model`` fails after half its time with this chance."""
 
     model: str
     chance: float = Field(gt=0, le=1)
 
 
-class Scenario(_Part):
-    """A whole scenario. Jobs arrive, and time passes, for ``duration_s``; what waits then still waits."""
+class Scenario(Part):
+    """A whole scenario. Jobs arrive, and time passes, for ``duration_s``; what waits then still waits.
+
+    Without ``users`` it describes machines, for a history to be replayed on.
+    """
 
     name: str = ""
     title: str = Field(min_length=1)
@@ -142,7 +147,7 @@ class Scenario(_Part):
     devices: tuple[DeviceGroup, ...] = Field(min_length=1)
     workers: tuple[WorkerGroup, ...] = Field(min_length=1)
     models: dict[str, Model] = Field(min_length=1)
-    users: tuple[UserGroup, ...] = Field(min_length=1)
+    users: tuple[UserGroup, ...] = ()
     away: tuple[Away, ...] = ()
     failing: tuple[Failing, ...] = ()
 
@@ -200,13 +205,15 @@ def read(text: str, name: str) -> Scenario:
     try:
         return Scenario.model_validate({**values, "name": name})
     except ValidationError as error:
-        faults = [
-            (".".join(str(part) for part in fault["loc"]) or "scenario")
-            + ": "
-            + fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors()
-        ]
-        raise ScenarioError(f"{name}: " + "\n".join(faults)) from error
+        raise ScenarioError(f"{name}: " + "\n".join(faults_of(error))) from error
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """One line for each fault: where it is, and what it should be."""
+    return [
+        (".".join(str(part) for part in fault["loc"]) or "scenario") + ": " + fault["msg"].removeprefix("Value error, ")
+        for fault in error.errors()
+    ]
 
 
 def shipped() -> list[str]:

@@ -42,20 +42,9 @@ class TesseraPolicy:
         self.policy.queue.add(job)
 
     def decide(self, now: float) -> Sequence[Step]:
-        """One round, without the devices for which ``plan`` would have nothing: full ones, most that load a model."""
-        if not self._machine.open:
-            return ()
-        workers = []
-        for number in sorted(self._machine.open):
-            device = self._machine.devices[number]
-            if device.loading is not None and not self._could_run(device):
-                continue
-            for worker in device.workers:
-                view = self._view(worker, now)
-                if view is not None:
-                    workers.append(view)
-        # A reservation is no step on the machine, but changes what the next question is answered.
-        while actions := self.policy.plan(workers, now):
+        """One round. A reservation is no step on the machine, but changes what the next question is answered."""
+        self._tell(now)
+        while actions := self.policy.decide(now):
             steps: list[Step] = []
             for action in actions:
                 self.policy.apply(action, now)
@@ -71,6 +60,17 @@ class TesseraPolicy:
             if steps:
                 return steps
         return ()
+
+    def _tell(self, now: float) -> None:
+        """What has changed of the workers; those with failures change with the time."""
+        machine = self._machine
+        changed, machine.changed = machine.changed, {}
+        if self._failed:
+            changed = {**changed, **{self._workers[name].device.number: None for name in sorted(self._failed)}}
+        for number in changed:
+            device = machine.devices[number]
+            views = [view for worker in device.workers if (view := self._view(worker, now)) is not None]
+            self.policy.tell(device.name, views)
 
     def ended(self, job: SimJob, worker: Worker, now: float, seconds: float, how: RunEnd) -> None:
         self.policy.ended(job, now, unserved=how is not RunEnd.COMPLETED)
@@ -93,16 +93,6 @@ class TesseraPolicy:
     def next_change(self, now: float) -> float | None:
         """When a pause after failures is over."""
         return self.policy.failures.next_change(now) if self._failed else None
-
-    def _could_run(self, device: SimDevice) -> bool:
-        """Whether a device into which a model is being loaded has work for what is in its memory, or for light models.
-
-        Without it ``plan`` has no action for the device, for one load goes on at a time; asking would cost the most.
-        """
-        has_work, known = self.policy.queue.has_work, self._machine.models
-        return any(map(has_work, device.resident)) or any(
-            known[name].vram_mib == 0 and has_work(name) for worker in device.workers for name in worker.models
-        )
 
     def _view(self, worker: Worker, now: float) -> FreeWorker | None:
         """The worker as scheduler/board.py tells of it; None while it takes nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -81,7 +82,8 @@ class Record:
     """What happened, in columns. Intervals are of slots (``run_*``), loads, and devices with at least one run.
 
     ``wait_s`` of a job is to the start of its last run; −1 for what never started. ``backlogged[bucket]`` has a 0 for
-    each tier (by rank) that had nothing waiting at some moment of it.
+    each tier (by rank) that had nothing waiting, at some moment of it, for a model that was in memory anywhere: who
+    waits for a load does not wait for his tier's share.
     """
 
     policy: str
@@ -92,6 +94,7 @@ class Record:
     run_from: array[float]
     run_to: array[float]
     run_job: array[int]
+    run_speed: array[float]
     load_from: array[float]
     load_to: array[float]
     load_rank: array[int]
@@ -113,11 +116,13 @@ class World:
         self.policy = make(self.machine, load)
         self.now = 0.0
         self.waiting = 0
-        self.waiting_of = [0] * len(Tier)
+        self.servable_of = [0] * len(Tier)  # of each tier: models that are in memory and that somebody waits for
+        self._waiting_of: list[Counter[str]] = [Counter() for _ in Tier]
+        self._copies: Counter[str] = Counter()  # of each model: the devices that have it in memory
         count = len(load)
         self.record = Record(
             self.policy.name, scenario, load, array("d", [-1.0]) * count, array("b", [0]) * count,
-            array("d"), array("d"), array("q"), array("d"), array("d"), array("b"), array("d"), array("d"),
+            array("d"), array("d"), array("q"), array("d"), array("d"), array("d"), array("b"), array("d"), array("d"),
             [bytearray(b"\1" * len(Tier)) for _ in range(BUCKETS)],
         )  # fmt: skip
         self._bucket_s = scenario.duration_s / BUCKETS
@@ -192,8 +197,8 @@ class World:
         """Of a new bucket, and of those in which nothing happened, what waits at its beginning is known."""
         last = min(BUCKETS - 1, int(self.now / self._bucket_s))
         for bucket in range(self._bucket + 1, last + 1):
-            for rank, waiting in enumerate(self.waiting_of):
-                if not waiting:
+            for rank, servable in enumerate(self.servable_of):
+                if not servable:
                     self.record.backlogged[bucket][rank] = 0
         self._bucket = last
 
@@ -201,8 +206,40 @@ class World:
 
     def _waits(self, job: SimJob) -> None:
         self.waiting += 1
-        self.waiting_of[job.rank] += 1
+        of_model = self._waiting_of[job.rank]
+        of_model[job.model] += 1
+        if of_model[job.model] == 1 and self._is_here(job.model):
+            self.servable_of[job.rank] += 1
         self.policy.arrived(job, self.now)
+
+    def _waits_no_more(self, job: SimJob) -> None:
+        self.waiting -= 1
+        of_model = self._waiting_of[job.rank]
+        of_model[job.model] -= 1
+        if of_model[job.model] == 0 and self._is_here(job.model):
+            self._less_servable(job.rank)
+
+    def _is_here(self, model: str) -> bool:
+        return self._copies[model] > 0 or self.machine.models[model].vram_mib == 0
+
+    def _less_servable(self, rank: int) -> None:
+        self.servable_of[rank] -= 1
+        if not self.servable_of[rank]:
+            self.record.backlogged[self._bucket][rank] = 0
+
+    def _comes(self, model: str) -> None:
+        """A copy of the model is in some memory."""
+        self._copies[model] += 1
+        if self._copies[model] == 1:
+            for rank, of_model in enumerate(self._waiting_of):
+                self.servable_of[rank] += of_model[model] > 0
+
+    def _goes(self, model: str) -> None:
+        self._copies[model] -= 1
+        if self._copies[model] == 0:
+            for rank, of_model in enumerate(self._waiting_of):
+                if of_model[model] > 0:
+                    self._less_servable(rank)
 
     def _carry_out(self, step: Step) -> None:
         if isinstance(step, LoadModel):
@@ -216,10 +253,7 @@ class World:
             loaded = device.resident[job.model]
             loaded.running += 1
             loaded.used_at = now
-        self.waiting -= 1
-        self.waiting_of[job.rank] -= 1
-        if not self.waiting_of[job.rank]:
-            record.backlogged[self._bucket][job.rank] = 0
+        self._waits_no_more(job)
         job.worker, job.started_at, job.attempt = worker, now, job.attempt + 1
         worker.runs[job] = None
         if device.running == 0:
@@ -266,6 +300,7 @@ class World:
         record.run_from.append(job.started_at)
         record.run_to.append(now)
         record.run_job.append(job.number)
+        record.run_speed.append(device.speed)
         self.machine.look(device)
         self.policy.ended(job, worker, now, now - job.started_at, how)
 
@@ -279,6 +314,7 @@ class World:
             if left.running:
                 raise RuntimeError(f"{self.policy.name} unloads {name} while it runs")
             device.taken_mib -= left.vram_mib
+            self._goes(name)
         device.taken_mib += model.vram_mib
         if device.loading is not None or device.taken_mib > device.vram_mib:
             raise RuntimeError(f"{self.policy.name} loads {step.model} where there is no room")
@@ -295,6 +331,7 @@ class World:
             return
         device.loading = None
         device.resident[step.model] = Loaded(worker, self.machine.models[step.model].vram_mib, self.now)
+        self._comes(step.model)
         self.record.load_from.append(began)
         self.record.load_to.append(self.now)
         self.record.load_rank.append(step.rank)
@@ -320,6 +357,7 @@ class World:
             self._stop(job, RunEnd.LOST)
         for name in [name for name, loaded in device.resident.items() if loaded.worker is worker]:
             device.taken_mib -= device.resident.pop(name).vram_mib
+            self._goes(name)
         if device.loading is not None and device.loading in worker.models:
             # Models of two workers of one device are different ones in all scenarios, as in a cluster file.
             device.taken_mib -= self.machine.models[device.loading].vram_mib
@@ -344,6 +382,7 @@ class World:
                 self.record.run_from.append(job.started_at)
                 self.record.run_to.append(end)
                 self.record.run_job.append(job.number)
+                self.record.run_speed.append(worker.device.speed)
         for device in self.machine.devices:
             if device.running:
                 self.record.busy_from.append(device.busy_since)

@@ -1,0 +1,102 @@
+"""What Tessera is measured beside, in the same run: Postgres' commits, procrastinate, a bare call of a Serve handle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+
+from benchmarks.home import Home
+
+PEERS = Path(__file__).parent / "peers"
+SCHEMA = "bench_procrastinate"
+TASKS = 1500
+CONCURRENCIES = (1, 10, 30, 100)
+INSTALL = ("procrastinate>=3.10", "psycopg[binary,pool]>=3.2", "uvloop>=0.21")
+
+
+async def commits(dsn: str, connections: int, seconds: float = 2.0) -> float:
+    """Commits per second of one small row each, as many connections at a time."""
+    first = await asyncpg.connect(dsn)
+    await first.execute("CREATE TABLE IF NOT EXISTS bench_commits (id bigserial PRIMARY KEY, said text)")
+    pool = [first, *[await asyncpg.connect(dsn) for _ in range(connections - 1)]]
+    statements = [await each.prepare("INSERT INTO bench_commits (said) VALUES ($1)") for each in pool]
+    until = time.perf_counter() + seconds
+    done = 0
+
+    async def go_on(statement: Any) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            await statement.fetch("as much as a small job has to say")
+            done += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(go_on(each) for each in statements))
+    rate = done / (time.perf_counter() - began)
+    await first.execute("DROP TABLE bench_commits")
+    for each in pool:
+        await each.close()
+    return rate
+
+
+class Procrastinate:
+    """Its latest version in a virtual environment of its own, on the platform's Postgres, in a schema of its own."""
+
+    def __init__(self, home: Home, folder: Path) -> None:
+        self._python = folder / "bin" / "python"
+        self._folder = folder
+        self._dsn = home.settings.database_url
+        self.version = ""
+        self.best = 0
+        self.tried: dict[int, float] = {}
+
+    async def setup(self) -> None:
+        """Install, make its tables, find its best concurrency. Raises CalledProcessError where it cannot be had."""
+        if not self._python.exists():
+            await asyncio.to_thread(self._install)
+        sql = await asyncpg.connect(self._dsn)
+        await sql.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        await sql.execute(f"CREATE SCHEMA {SCHEMA}")
+        await sql.close()
+        self.version = str((await self._call("setup"))["version"])
+        for concurrency in CONCURRENCIES:
+            self.tried[concurrency] = (await self.drain(concurrency))["drained_per_s"]
+        self.best = max(self.tried, key=lambda each: self.tried[each])
+
+    def _install(self) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(self._folder)], check=True, stdout=sys.stderr)
+        pip = [str(self._python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *INSTALL], check=True, stdout=sys.stderr)
+
+    async def drain(self, concurrency: int) -> dict[str, Any]:
+        """Defer and drain: both per second."""
+        return await self._call("drain", str(TASKS), str(concurrency))
+
+    async def _call(self, *arguments: str) -> dict[str, Any]:
+        dsn = self._dsn + ("&" if "?" in self._dsn else "?") + "options=" + quote(f"-c search_path={SCHEMA}")
+        return await answer_of([str(self._python), str(PEERS / "procrastinate_noop.py"), dsn, *arguments], None)
+
+
+async def handle_calls(home: Home, calls: int = 600, concurrencies: tuple[int, ...] = (1, 16, 64)) -> dict[str, float]:
+    """Calls per second of Serve's bare handle, by concurrency."""
+    command = [sys.executable, str(PEERS / "serve_handle.py"), str(calls), *map(str, concurrencies)]
+    return await answer_of(command, home.driver_environment())
+
+
+async def answer_of(command: list[str], environment: dict[str, str] | None) -> dict[str, Any]:
+    """Run a process; its last line is the JSON answer. Raises CalledProcessError."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
+    )
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command[:2])
+    found: dict[str, Any] = json.loads(out.decode().strip().splitlines()[-1])
+    return found

@@ -1,0 +1,191 @@
+"""The measurements over HTTP, each one round; the median of several is the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import cycle
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from benchmarks.home import Home, User
+from benchmarks.load import Load, run_load, session
+from tessera.ids import Prefix, parse
+
+
+def body(model: str = "noop", prompt: str = "go") -> dict[str, Any]:
+    """The smallest job."""
+    return {"kind": "text", "model": model, "input": {"prompt": prompt, "max_tokens": 1}}
+
+
+async def floor(url: str, connections: int, requests: int) -> Load:
+    """The same application's route that does nothing."""
+    async with session(url, "", connections) as client:
+
+        async def nothing() -> int:
+            async with client.get("/healthz") as answer:
+                await answer.read()
+                return answer.status
+
+        return await run_load(connections, requests, nothing, expect=200)
+
+
+async def submissions(url: str, users: Sequence[User], connections: int, requests: int, *, model: str = "noop") -> Load:
+    """Durable submissions, the users in turns."""
+    keys = cycle([{"Authorization": f"Bearer {user.key}"} for user in users])
+    wanted = body(model)
+    async with session(url, "", connections) as client:
+
+        async def submit() -> int:
+            async with client.post("/v1/jobs", json=wanted, headers=next(keys)) as answer:
+                await answer.read()
+                return answer.status
+
+        return await run_load(connections, requests, submit, expect=202)
+
+
+async def drained(sql: asyncpg.Connection, users: Sequence[User]) -> None:
+    """Wait until no job of these users is left."""
+    ids = [user.id for user in users]
+    async with asyncio.timeout(300):
+        while await sql.fetchval(  # noqa: ASYNC110 (another process changes it)
+            "SELECT EXISTS (SELECT FROM user_state WHERE user_id = ANY ($1) AND queued + running > 0)", ids
+        ):
+            await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Jobs from HTTP to durable completion: all per second, the submissions among them, and failures."""
+
+    jobs_per_s: float
+    submitted: Load
+
+
+async def whole_jobs(
+    url: str, sql: asyncpg.Connection, users: Sequence[User], connections: int, requests: int, *, model: str = "noop"
+) -> Whole:
+    """So many jobs submitted, run and completed; both go on at once."""
+    began = time.perf_counter()
+    load = await submissions(url, users, connections, requests, model=model)
+    await drained(sql, users)
+    return Whole(requests / (time.perf_counter() - began), load)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Milliseconds from the request to the engine's first line."""
+
+    rate: float
+    ms: Sequence[float]
+
+
+async def to_the_engine(
+    url: str, sql: asyncpg.Connection, user: User, *, per_second: float, seconds: float = 10.0
+) -> Reached:
+    """Jobs at random times, so many a second on the mean, whatever becomes of them; from each one's request on."""
+    sent: dict[str, float] = {}
+    async with session(url, user.key, 256) as client:
+
+        async def one() -> None:
+            began = time.time()
+            async with client.post("/v1/jobs", json=body(prompt="clock")) as answer:
+                sent[(await answer.json())["id"]] = began
+
+        for _ in range(20):
+            await one()
+        sent.clear()
+        chance, tasks = random.Random(1), []  # noqa: S311 (arrivals of a benchmark)
+        until = at = time.perf_counter()
+        until += seconds
+        while at < until:
+            at += chance.expovariate(per_second)
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            tasks.append(asyncio.create_task(one()))
+        await asyncio.gather(*tasks)
+    await drained(sql, [user])
+    ids = {parse(Prefix.JOB, job): began for job, began in sent.items()}
+    rows = await sql.fetch("SELECT id, output FROM jobs WHERE id = ANY ($1) AND state = 'completed'", list(ids))
+    if len(rows) != len(sent):
+        raise RuntimeError(f"{len(sent)} jobs were sent and {len(rows)} completed")
+    return Reached(per_second, sorted(1000 * (float(row["output"]["text"]) - ids[row["id"]]) for row in rows))
+
+
+async def event_streams(url: str, user: User, streams: int = 1000) -> tuple[int, Sequence[float]]:
+    """Open streams and the delays of their next durable event, from its commit's time to its arrival; sorted ms."""
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    delays: list[float] = []
+    headers = {"Authorization": f"Bearer {user.key}"}
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(
+        url, connector=aiohttp.TCPConnector(limit=0), headers=headers, timeout=timeout
+    ) as client:
+        jobs: list[str] = []
+        gate = asyncio.Semaphore(32)
+
+        async def submit() -> None:
+            async with gate, client.post("/v1/jobs", json={**body(), "not_before": later}) as answer:
+                jobs.append((await answer.json())["id"])
+
+        await asyncio.gather(*(submit() for _ in range(streams)))
+        opened = asyncio.Semaphore(0)
+
+        async def follow(job: str) -> None:
+            async with client.get(f"/v1/jobs/{job}/events") as answer:
+                kind = ""
+                async for line in answer.content:
+                    if line.startswith(b"event: "):
+                        kind = line[7:].strip().decode()
+                        if kind == "created":
+                            opened.release()
+                    elif line.startswith(b"data: ") and kind == "cancelled":
+                        at = datetime.fromisoformat(json.loads(line[6:])["at"])
+                        delays.append(1000 * (time.time() - at.timestamp()))
+                        return
+
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(follow(job))
+            async with asyncio.timeout(60):
+                for _ in jobs:
+                    await opened.acquire()
+            for n, job in enumerate(jobs):
+                async with client.post(f"/v1/jobs/{job}/cancel") as answer:
+                    await answer.read()
+                if n % 10 == 9:
+                    await asyncio.sleep(0.05)  # 200 events a second and fewer: delivery, not saturation
+    return len(jobs), sorted(delays)
+
+
+async def recovery(home: Home, user: User, part: str) -> float:
+    """Seconds from SIGKILL to a part until a job goes the whole way again."""
+    await asyncio.to_thread(home.kill, part)
+    began = time.perf_counter()
+    async with asyncio.timeout(120):
+        async with session(home.url, user.key, 4) as client:
+            while True:
+                try:
+                    async with client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=60"}) as answer:
+                        if answer.status == 200 and (await answer.json())["state"] == "completed":
+                            return time.perf_counter() - began
+                except (aiohttp.ClientError, json.JSONDecodeError):
+                    pass  # the part is away: that is what is measured
+                await asyncio.sleep(0.02)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value below which this share of the ordered ones lie."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median with the least and the most."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"

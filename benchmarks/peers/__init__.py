@@ -1,0 +1,1 @@
+"""What is measured beside Tessera, each as a process of its own."""
