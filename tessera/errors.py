@@ -10,12 +10,17 @@
     ├── NotFound              404 not_found
     ├── Conflict              409 conflict
     ├── Gone                  410 gone
+    ├── RequestTimeout        408 request_timeout
     ├── PayloadTooLarge       413 payload_too_large
     ├── UnsupportedMedia      415 unsupported_media
     ├── RangeNotSatisfiable   416 range_not_satisfiable
     ├── InvalidInput          422 invalid_input       (also raised by engines: never retried)
     │   ├── UnknownModel      422 unknown_model
+    │   ├── AddressRefused    422 address_refused
+    │   ├── ContentBlocked    422 content_blocked
     │   └── IdempotencyMismatch 422 idempotency_mismatch
+    ├── Withheld              451 withheld
+    ├── FetchFailed           422 fetch_failed        another server, at an address that a user gave
     ├── TooManyQueued         429 too_many_queued
     ├── RateLimited           429 rate_limited
     ├── Unavailable           503 unavailable
@@ -34,6 +39,7 @@ An error class's docstring is its default message: it says what happened, what w
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, ClassVar
 
 
@@ -110,6 +116,14 @@ class Gone(TesseraError):
     status = 410
 
 
+class RequestTimeout(TesseraError):
+    """The body came too slowly and the connection was closed. Nothing was stored or charged; send it again."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
+
+
 class PayloadTooLarge(TesseraError):
     """The body is larger than this route takes. Nothing was stored."""
 
@@ -148,6 +162,51 @@ class IdempotencyMismatch(InvalidInput):
     """This Idempotency-Key was used within 24 hours for another body. Use a new key for a new request."""
 
     code = "idempotency_mismatch"
+
+
+class ContentBlocked(InvalidInput):
+    """This prompt is not allowed here. Nothing was charged; change it, or write to the operator if that is a mistake.
+
+    ``details["category"]``: "rule", "age_restricted", or a category that is refused always.
+    """
+
+    code = "content_blocked"
+
+
+class AddressRefused(InvalidInput):
+    """This address is not one that can be reached from here. Nothing was sent or stored; give one of the public web."""
+
+    code = "address_refused"
+
+
+class FetchFailure(StrEnum):
+    """Why another server gave no answer or no file."""
+
+    UNKNOWN_HOST = "unknown_host"
+    NO_CONNECTION = "no_connection"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    REDIRECTED = "redirected"  # further than it is followed
+    STATUS = "status"  # any but 200
+    TOO_LARGE = "too_large"
+    BROKEN = "broken"  # the line broke, or the answer is none of HTTP
+
+
+class Withheld(TesseraError):
+    """This file was withheld by the operator after a report. Write to the operator if that is a mistake."""
+
+    code = "withheld"
+    status = 451
+
+
+class FetchFailed(TesseraError):
+    """Another server did not give what was asked of it. Nothing was stored; check the address, or try again later.
+
+    ``details["reason"]`` is a ``FetchFailure``.
+    """
+
+    code = "fetch_failed"
+    status = 422
 
 
 class TooManyQueued(TesseraError):

@@ -26,6 +26,12 @@ class Prefix(StrEnum):
     UPLOAD = "upl"
     KEY = "key"
     REQUEST = "req"
+    BATCH = "batch"
+    FILE = "file"
+    DELIVERY = "dlv"
+    ENDPOINT = "whe"
+    RULE = "rule"
+    REPORT = "rep"
 
 
 def new_id() -> UUID:
@@ -51,3 +57,15 @@ def parse(prefix: Prefix, text: str) -> UUID:
             raise NotFound(f"There is no {text[:64]!r} here: {char!r} cannot stand in an id.")
         number = number << 5 | digit
     return UUID(int=number)
+
+
+def parse_beginning(prefix: Prefix, text: str) -> tuple[UUID, UUID]:
+    """The first and the last id whose shown form begins with this text. Raises NotFound for what begins no id."""
+    head, _, body = text.partition("_")
+    if len(body) > 26:
+        raise NotFound(f"There is no {text[:64]!r} here: an id looks like {prefix.value}_01k… with 26 characters.")
+    if not body:
+        body_low, body_high = "0" * 26, "7" + "z" * 25
+    else:
+        body_low, body_high = body.ljust(26, "0"), body.ljust(26, "z")
+    return parse(prefix, f"{head}_{body_low}"), parse(prefix, f"{head}_{body_high}")

@@ -102,6 +102,7 @@ class TextInput(Input):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
     max_tokens: int = Field(256, ge=1, le=8192, description="the most text tokens to generate")
     temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1, description="choose among the likeliest that make up this share; 1: all")
     seed: Seed | None = None
     stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=8)] = []
 
@@ -122,6 +123,12 @@ class TranscriptionInput(Input):
         Annotated[str, Field(pattern=r"^[a-z]{2,3}$", description="ISO 639 code; found out unless said")] | None
     ) = None
     translate: bool = Field(False, description="into English")
+    prompt: Annotated[Text, Field(max_length=2000, description="words to expect; not every model reads it")] = ""
+    temperature: float = Field(0.0, ge=0, le=1, description="0: the likeliest words")
+    word_timestamps: bool = Field(False, description="also when each word is said: `words` of the output")
+    formats: Annotated[list[Literal["srt", "vtt", "json", "txt"]], Field(max_length=4)] = Field(
+        [], description="also as files: subtitles, the whole output, plain text"
+    )
 
 
 class SpeechInput(Input):

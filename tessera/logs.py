@@ -11,11 +11,17 @@ from typing import Any
 import orjson
 import structlog
 
-_SECRET = re.compile(r"tsr_[0-9a-f]+_[\w-]+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SECRET = re.compile(
+    r"tsr_[0-9a-f]+_[\w-]+"  # an API key
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # name and password in an address
+    r"|whsec_[\w+/=-]+"  # a webhook's secret
+    r"|(?<![\w-])(?:bot)?\d{5,}:[\w-]{30,}"  # a Telegram bot's token, also in the path of a call
+    r"|(?<![\w-])[\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"  # a Discord bot's
+)
 
 
 def _hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Cut API keys and passwords in addresses out of every text, whoever put them there."""
+    """Cut keys, tokens and passwords out of every text, whoever put them there: libraries, too."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = _SECRET.sub("[hidden]", value)

@@ -1,7 +1,7 @@
 """The rules of admission as a pure model: idempotency, quota, the key's cap, queued cap, rate, in this order.
 
-The SQL function ``admit`` (sql/functions.sql) enforces them atomically for all ingress replicas; this module says what
-they are, and a property test holds the two together. All arithmetic is on integers: millitokens and microseconds.
+The SQL function ``admit`` (sql/functions/jobs.sql) enforces them atomically for all ingress replicas; this module says
+what they are, and a property test holds the two together. All arithmetic is on integers: millitokens and microseconds.
 
 The rate limit is GCRA: ``tat`` is the theoretical arrival time, each admitted submission moves it on by one interval,
 and it may lie at most one minute ahead, so that a whole minute's allowance can be used at once. A clock that is set

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import UTC, timedelta
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from tessera.api import schemas
 from tessera.api.answers import answer
 from tessera.api.auth import Caller, Reader
+from tessera.api.days import Day
 from tessera.api.plans import limits_answer
 from tessera.api.services import Services
 from tessera.api.state import api_of
+from tessera.api.submissions import refuse_parameter
 from tessera.errors import Unauthorized
 from tessera.ids import Prefix, show
 from tessera.plans import tokens
 
 router = APIRouter(tags=["account"])
+
+MAX_DAYS = 366
+UsageKind = Literal["image", "video", "text", "transcription", "speech", "music", "account"]
 
 
 @router.get(
@@ -27,7 +33,9 @@ router = APIRouter(tags=["account"])
 )
 async def me(request: Request, caller: Reader) -> Response:
     """The user, the plan with its limits, and today's quota."""
-    quota, now = await _quota(api_of(request).services, caller)
+    services = api_of(request).services
+    quota, now = await _quota(services, caller)
+    banner = await services.standing.banner()
     return answer(
         {
             "id": show(Prefix.USER, caller.user_id),
@@ -38,6 +46,7 @@ async def me(request: Request, caller: Reader) -> Response:
             "limits": limits_answer(caller.limits),
             "quota": quota,
             "jobs": now,
+            **({"banner": banner.answer()} if banner is not None else {}),
         }
     )
 
@@ -52,16 +61,31 @@ async def usage(
     request: Request,
     caller: Reader,
     days: Annotated[int, Query(ge=1, le=366, description="UTC days, today among them")] = 30,
+    from_day: Annotated[Day | None, Query(alias="from", description="instead of `days`: the first UTC day")] = None,
+    to_day: Annotated[Day | None, Query(alias="to", description="the last UTC day, today without")] = None,
+    kind: Annotated[UsageKind | None, Query(description="only this one")] = None,
 ) -> Response:
-    """Tokens and jobs by day and kind, the newest day first. Kind `account` is what was given back for days gone by."""
+    """Tokens and jobs by day and kind, the newest day first, of the last `days` or of a range of at most 366 days. Kind
+    `account` is what was given back for days gone by. `totals` are the sums of what is shown."""
     services = api_of(request).services
-    rows = await services.db.rows("usage_of_user", user_id=caller.user_id, days=days)
+    today = services.clock().astimezone(UTC).date()
+    last = to_day or today
+    first = from_day or last - timedelta(days=days - 1)
+    if not timedelta(0) <= last - first < timedelta(days=MAX_DAYS):
+        raise refuse_parameter("from", f"must not be after 'to', nor {MAX_DAYS} days or more before it")
+    rows = await services.db.rows(
+        "usage_of_user", user_id=caller.user_id, first=first, last=last, kind=str(kind) if kind is not None else None
+    )
     quota, _ = await _quota(services, caller)
     data = [
         {"day": row["day"], "kind": row["kind"], "used_tokens": tokens(row["used_mt"]), "jobs": row["jobs"]}
         for row in rows
     ]
-    return answer({"data": data, "today": quota})
+    totals = {
+        "used_tokens": tokens(sum(row["used_mt"] for row in rows)),
+        "jobs": sum(row["jobs"] for row in rows),
+    }
+    return answer({"data": data, "totals": totals, "today": quota})
 
 
 async def _quota(services: Services, caller: Caller) -> tuple[dict[str, Any], dict[str, int]]:

@@ -15,9 +15,11 @@ from tessera.api.answers import answer, page
 from tessera.api.auth import Caller, Operator
 from tessera.api.jobs import read_cursor
 from tessera.api.keys import read_name
+from tessera.api.operator_answers import once
 from tessera.api.state import api_of
 from tessera.api.submissions import read_object, refuse, refuse_unknown
 from tessera.errors import Conflict, NotFound
+from tessera.identities import parse_identity
 from tessera.ids import Prefix, new_id, parse, show
 from tessera.plans import MT_PER_TOKEN, tokens
 from tessera.store.database import Transaction
@@ -61,18 +63,38 @@ async def create_user(request: Request, caller: Operator) -> Response:
 @router.get(
     "/users",
     response_model=None,
-    summary="List the users",
+    summary="Find users",
     responses={200: {"model": schemas.UserPage}, **schemas.problems(401, 403, 422, 429, 503)},
 )
 async def list_users(
     request: Request,
     caller: Operator,
+    q: Annotated[str | None, Query(min_length=1, max_length=200, description="in the name, in any case")] = None,
+    identity: Annotated[
+        str | None, Query(max_length=320, description="exactly this one", examples=["telegram:123456789"])
+    ] = None,
+    email: Annotated[str | None, Query(max_length=320, description="exactly this address")] = None,
+    plan: Annotated[str | None, Query(max_length=64)] = None,
+    banned: Annotated[bool | None, Query(description="only those who are, or are not")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """The newest first."""
+    """The newest first; filters go together."""
+    known = parse_identity(identity, where="identity") if identity is not None else None
+    if email is not None:
+        by_email = parse_identity(f"email:{email}", where="email")
+        if known is not None and known != by_email:
+            return page([])
+        known = by_email
     rows = await api_of(request).services.db.rows(
-        "list_users", before=read_cursor(Prefix.USER, cursor), limit=limit + 1
+        "find_users",
+        before=read_cursor(Prefix.USER, cursor),
+        text=q.replace("\x00", "") if q is not None else None,
+        provider=known.provider.value if known is not None else None,
+        identity=known.subject if known is not None else None,
+        plan_id=plan.replace("\x00", "") if plan is not None else None,
+        banned=banned,
+        limit=limit + 1,
     )
     data = [user_answer(row) for row in rows[:limit]]
     return page(data, data[-1]["id"] if len(rows) > limit else None)
@@ -88,7 +110,7 @@ async def get_user(request: Request, user_id: str, caller: Operator) -> Response
     """With what is used and waits today."""
     row = await api_of(request).services.db.row("get_user", id=parse(Prefix.USER, user_id))
     if row is None:
-        raise _no_user(user_id)
+        raise no_user(user_id)
     return answer(user_answer(row))
 
 
@@ -120,7 +142,7 @@ async def set_plan(request: Request, user_id: str, caller: Operator) -> Response
     # Read after the commit: the change holds the lock of the feed until then.
     row = await api_of(request).services.db.row("get_user", id=identifier)
     if changed["outcome"] == "unknown_user" or row is None:
-        raise _no_user(user_id)
+        raise no_user(user_id)
     return answer(user_answer(row))
 
 
@@ -130,17 +152,17 @@ async def set_plan(request: Request, user_id: str, caller: Operator) -> Response
     response_model=None,
     summary="Grant tokens for today",
     responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": admin_schemas.GRANT_BODY},
+    openapi_extra={"requestBody": admin_schemas.GRANT_BODY, "parameters": [schemas.IDEMPOTENCY_KEY]},
 )
 async def grant(request: Request, user_id: str, caller: Operator) -> Response:
-    """More room in today's quota; at midnight UTC it is gone. Each request is an entry of its own: after a broken
-    connection look at `GET /v1/admin/audit` before sending it again."""
+    """More room in today's quota; at midnight UTC it is gone. Each request is an entry of its own; with an
+    `Idempotency-Key` it may be sent again for 24 hours and is entered once."""
     body = read_object(await request.body())
     refuse_unknown(body, ("tokens", "reason"))
     amount_mt = read_amount_mt(body, "tokens")
     if amount_mt < 0:
         raise refuse("tokens", "must be above 0: what is taken away is an adjustment")
-    return await _enter(request, user_id, caller, "grant", amount_mt, day=None, reason=_reason(body))
+    return await _enter(request, user_id, caller, "grant", amount_mt, day=None, reason=read_reason(body))
 
 
 @router.post(
@@ -149,14 +171,14 @@ async def grant(request: Request, user_id: str, caller: Operator) -> Response:
     response_model=None,
     summary="Adjust what a user has used",
     responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": admin_schemas.ADJUST_BODY},
+    openapi_extra={"requestBody": admin_schemas.ADJUST_BODY, "parameters": [schemas.IDEMPOTENCY_KEY]},
 )
 async def adjust(request: Request, user_id: str, caller: Operator) -> Response:
-    """Corrects the use of a day: `tokens` above 0 charge, below 0 give back. Each request is an entry of its own: after
-    a broken connection look at `GET /v1/admin/audit` before sending it again."""
+    """Corrects the use of a day: `tokens` above 0 charge, below 0 give back. Each request is an entry of its own; with
+    an `Idempotency-Key` it may be sent again for 24 hours and is entered once."""
     body = read_object(await request.body())
     refuse_unknown(body, ("tokens", "day", "reason"))
-    amount_mt, reason = read_amount_mt(body, "tokens"), _reason(body)
+    amount_mt, reason = read_amount_mt(body, "tokens"), read_reason(body)
     day = _day(body, api_of(request).services.clock())
     return await _enter(request, user_id, caller, "adjustment", amount_mt, day=day, reason=reason)
 
@@ -195,20 +217,21 @@ async def _enter(
     request: Request, user_id: str, caller: Caller, entry: str, amount_mt: int, *, day: date | None, reason: str
 ) -> Response:
     identifier = parse(Prefix.USER, user_id)
-    row = await api_of(request).services.db.row(
-        "enter_by_hand",
-        user_id=identifier,
-        entry=entry,
-        amount_mt=-amount_mt if entry == "grant" else amount_mt,
-        day=day,
-        reason=reason,
-        actor=show(Prefix.USER, caller.user_id),
-        subject=show(Prefix.USER, identifier),
-    )
-    if row is None:
-        raise _no_user(user_id)
-    return answer(
-        {
+
+    async def enter(transaction: Transaction) -> dict[str, Any]:
+        row = await transaction.row(
+            "enter_by_hand",
+            user_id=identifier,
+            entry=entry,
+            amount_mt=-amount_mt if entry == "grant" else amount_mt,
+            day=day,
+            reason=reason,
+            actor=show(Prefix.USER, caller.user_id),
+            subject=show(Prefix.USER, identifier),
+        )
+        if row is None:
+            raise no_user(user_id)
+        return {
             "user_id": show(Prefix.USER, identifier),
             "entry": entry,
             "tokens": tokens(amount_mt),
@@ -216,9 +239,9 @@ async def _enter(
             "reason": reason,
             "used_tokens": tokens(row["used_mt"]),
             "daily_tokens": tokens(row["daily_mt"]),
-        },
-        201,
-    )
+        }
+
+    return await once(request, caller, enter, status=201)
 
 
 def read_amount_mt(body: Mapping[str, Any], field: str) -> int:
@@ -235,7 +258,8 @@ def read_amount_mt(body: Mapping[str, Any], field: str) -> int:
     return int(amount)
 
 
-def _reason(body: Mapping[str, Any]) -> str:
+def read_reason(body: Mapping[str, Any]) -> str:
+    """``reason``, one line. Raises InvalidInput."""
     value = body.get("reason")
     if not isinstance(value, str) or not value.strip():
         raise refuse("reason", "is missing" if value is None else "must be a text that is not empty")
@@ -274,7 +298,7 @@ def user_answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "running": row["running"],
     }
     if row["banned_at"] is not None:
-        shown["banned_at"] = row["banned_at"]
+        shown |= {"banned_at": row["banned_at"], "ban_reason": row["ban_reason"] or ""}
     return shown
 
 
@@ -294,5 +318,6 @@ async def _audit(transaction: Transaction, caller: Caller, action: str, user_id:
     )
 
 
-def _no_user(user_id: str) -> NotFound:
+def no_user(user_id: str) -> NotFound:
+    """The refusal of an id that no user has."""
     return NotFound(f"There is no user {user_id[:64]!r}. GET /v1/admin/users lists those that there are.")

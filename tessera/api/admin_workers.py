@@ -57,7 +57,7 @@ async def drain(request: Request, target: str, caller: Operator) -> Response:
     unloaded. Ends by itself. Repeated, it gets the new end."""
     body = read_object(await request.body())
     refuse_unknown(body, ("for_s", "reason"))
-    for_s, reason = _read_for_s(body), _read_reason(body)
+    for_s, reason = read_for_s(body), read_reason(body)
     cluster = api_of(request).services.settings.cluster
     kind, workers = _find(cluster, target)
     async with api_of(request).services.db.transaction() as transaction:
@@ -65,7 +65,7 @@ async def drain(request: Request, target: str, caller: Operator) -> Response:
         row = await transaction.row("set_drain", target=target, kind=kind, for_s=for_s, actor=actor, reason=reason)
         assert row is not None
         data = {"kind": kind, "for_s": for_s, "until": row["until"].isoformat(), "reason": reason}
-        await _audit(transaction, caller, "drain", target, data)
+        await audit(transaction, caller, "drain", target, data)
         await transaction.execute("tell_drains_changed")
         drains = await transaction.rows("live_drains")
     return answer(
@@ -92,7 +92,7 @@ async def resume(request: Request, target: str, caller: Operator) -> Response:
     async with api_of(request).services.db.transaction() as transaction:
         row = await transaction.row("clear_drain", target=target)
         if row is not None:
-            await _audit(transaction, caller, "resume", target, {"kind": kind, "until": row["until"].isoformat()})
+            await audit(transaction, caller, "resume", target, {"kind": kind, "until": row["until"].isoformat()})
             await transaction.execute("tell_drains_changed")
         drains = await transaction.rows("live_drains")
     return answer(
@@ -115,7 +115,16 @@ def _find(cluster: ClusterConfig, target: str) -> tuple[str, Sequence[WorkerConf
     )
 
 
-def _read_for_s(body: Mapping[str, Any]) -> float:
+def find_worker(cluster: ClusterConfig, name: str) -> WorkerConfig:
+    """An enabled worker. Raises NotFound with those that there are."""
+    kind, workers = _find(cluster, name)
+    if kind != "worker":
+        raise NotFound(f"{name[:64]!r} is a node, and nothing was changed. Name one of its workers.")
+    return workers[0]
+
+
+def read_for_s(body: Mapping[str, Any]) -> float:
+    """For how long. Raises InvalidInput."""
     value = body.get("for_s")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse("for_s", "must be a number of seconds" if "for_s" in body else "is missing")
@@ -124,7 +133,8 @@ def _read_for_s(body: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _read_reason(body: Mapping[str, Any]) -> str:
+def read_reason(body: Mapping[str, Any]) -> str:
+    """Why, in a line; "" for none. Raises InvalidInput."""
     value = body.get("reason") or ""
     if not isinstance(value, str) or len(value) > MAX_REASON or not value.isprintable():
         raise refuse("reason", f"must be a text of at most {MAX_REASON} characters on one line")
@@ -173,7 +183,8 @@ def _worker_answer(
     return shown
 
 
-async def _audit(transaction: Transaction, caller: Caller, action: str, target: str, data: Mapping[str, Any]) -> None:
+async def audit(transaction: Transaction, caller: Caller, action: str, target: str, data: Mapping[str, Any]) -> None:
+    """The row of an act in audit_log, in the act's own transaction."""
     await transaction.execute(
         "insert_audit", actor=show(Prefix.USER, caller.user_id), action=action, subject=target, data=dict(data)
     )

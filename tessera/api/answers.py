@@ -21,7 +21,7 @@ from tessera.plans import tokens
 from tessera.ports import Place
 
 FILES_KEY = "_files"  # in jobs.input: the hashes of its files, for the worker; never shown
-_INTERNAL_EVENTS = frozenset({"cancel_requested", "plan_changed"})
+_INTERNAL_EVENTS = frozenset({"cancel_requested", "plan_changed", "owner_changed"})
 
 
 def json_bytes(value: Any) -> bytes:
@@ -67,6 +67,8 @@ def admitted_answer(submission: Submission, admitted: Admitted) -> dict[str, Any
         **({"not_before": submission.not_before} if submission.not_before else {}),
         **({"deadline": submission.deadline} if submission.deadline else {}),
         **({"retried_from": show(Prefix.JOB, submission.retried_from)} if submission.retried_from else {}),
+        **({"webhook": webhook_answer(submission.webhook)} if submission.webhook else {}),
+        **({"spoiler": True} if (submission.moderation or {}).get("spoiler") else {}),
     }
 
 
@@ -96,6 +98,9 @@ def job_answer(row: Mapping[str, Any], place: Place | None = None) -> dict[str, 
         shown["cancel_requested_at"] = row["cancel_requested_at"]
     if row["retried_from"] is not None:
         shown["retried_from"] = show(Prefix.JOB, row["retried_from"])
+    if row["webhook"] is not None:
+        shown["webhook"] = webhook_answer(row["webhook"])
+    _add_moderation(shown, row["moderation"])
     if row["charged_mt"] is not None:
         shown["charged_tokens"] = tokens(row["charged_mt"])
     if row["error"] is not None:
@@ -106,12 +111,35 @@ def job_answer(row: Mapping[str, Any], place: Place | None = None) -> dict[str, 
     return shown
 
 
+def _add_moderation(shown: dict[str, Any], marks: Mapping[str, Any] | None) -> None:
+    """A spoiler is to be hidden until it is asked for: the job says so, and so does everything that could be shown of
+    it. What was withheld is not shown at all."""
+    if marks is None:
+        return
+    if marks.get("withheld"):
+        shown["withheld"] = True
+        shown["artifacts"] = []
+        shown.pop("output", None)
+    elif marks.get("spoiler"):
+        shown["spoiler"] = True
+        shown["artifacts"] = [{**artifact, "spoiler": True} for artifact in shown["artifacts"]]
+        if "output" in shown:
+            shown["output"] = {**shown["output"], "spoiler": True}
+
+
+def webhook_answer(webhook: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a job's events are sent to."""
+    return {"url": webhook["url"], "events": webhook["events"]}
+
+
 def place_data(place: Place) -> dict[str, Any]:
-    """Position and ETA as job and ``queued`` event show them; whole seconds, for nobody can promise more."""
-    return {
-        "position": place.position,
-        "eta": {"low_s": round(place.eta_low_s), "high_s": round(place.eta_high_s)},
-    }
+    """Position and ETA as job and ``queued`` event show them."""
+    return {"position": place.position, "eta": eta_range(place.eta_low_s, place.eta_high_s)}
+
+
+def eta_range(low_s: float | None, high_s: float | None) -> dict[str, int] | None:
+    """An ETA in whole seconds, for nobody can promise more; None where nobody can say."""
+    return None if low_s is None or high_s is None else {"low_s": round(low_s), "high_s": round(high_s)}
 
 
 def error_answer(error: Mapping[str, Any], *, refunded_mt: int) -> dict[str, Any]:

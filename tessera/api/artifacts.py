@@ -1,30 +1,74 @@
-"""The bytes of artifacts, in ranges, to their owner only. https://www.rfc-editor.org/rfc/rfc9110#name-range-requests"""
+"""What jobs have made: the bytes, small pictures of them, links for others, an end. To their owner only.
+
+Who has a link reads one file until the link's time is over (``shares.py``).
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.types import Receive, Scope, Send
 
-from tessera.api import schemas
-from tessera.api.auth import Caller, Reader
-from tessera.api.context import SCOPE_KEY
+from tessera.api import artifact_schemas, schemas
+from tessera.api.answers import answer, artifact_answer, page
+from tessera.api.auth import Caller, Reader, User
+from tessera.api.files import BYTES, check_there, file_of, thumbnail_of
+from tessera.api.jobs import read_cursor
 from tessera.api.services import Services
+from tessera.api.shares import read_expiry
 from tessera.api.state import api_of
-from tessera.artifacts import ArtifactStore
-from tessera.errors import Gone, NotFound, RangeNotSatisfiable
-from tessera.ids import Prefix, parse
-from tessera.media import extension, thumbnail_type
+from tessera.api.submissions import read_object, refuse_parameter, refuse_unknown
+from tessera.errors import NotFound
+from tessera.ids import Prefix, parse, show
+from tessera.jobs import Kind
+from tessera.share_links import sign
 from tessera.store.database import Row
 
 router = APIRouter(tags=["artifacts"])
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_SHOWN_INLINE = ("image/", "audio/", "video/")
+
+@router.get(
+    "/v1/artifacts",
+    response_model=None,
+    summary="List artifacts, the newest first",
+    responses={200: {"model": artifact_schemas.OwnArtifactPage}, **schemas.problems(401, 403, 422, 429, 503)},
+)
+async def list_artifacts(
+    request: Request,
+    caller: Reader,
+    kind: Annotated[Kind | None, Query(description="made by jobs of this kind")] = None,
+    media: Annotated[artifact_schemas.MediaKind | None, Query(description="what it is")] = None,
+    job_id: Annotated[str | None, Query(max_length=64, description="made by this job")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """What is still there of all that the user's jobs have made. Filters go together."""
+    job = None
+    if job_id is not None:
+        try:
+            job = parse(Prefix.JOB, job_id)
+        except NotFound:
+            raise refuse_parameter("job_id", "is not the id of a job, like job_01k…") from None
+    rows = await api_of(request).services.db.rows(
+        "list_artifacts",
+        user_id=caller.user_id,
+        before=read_cursor(Prefix.ARTIFACT, cursor),
+        kind=kind.value if kind is not None else None,
+        media=media,
+        job_id=job,
+        limit=limit + 1,
+    )
+    data = [
+        {
+            **artifact_answer(row),
+            "job_id": show(Prefix.JOB, row["job_id"]),
+            "kind": row["kind"],
+            "created_at": row["created_at"],
+            **({"spoiler": True} if (row["moderation"] or {}).get("spoiler") else {}),
+        }
+        for row in rows[:limit]
+    ]
+    return page(data, data[-1]["id"] if len(rows) > limit else None)
 
 
 @router.get(
@@ -32,10 +76,10 @@ _SHOWN_INLINE = ("image/", "audio/", "video/")
     response_model=None,
     summary="The bytes of an artifact",
     responses={
-        200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        200: {"content": BYTES},
         206: {"description": "The asked range."},
-        304: {"description": "You have it already (If-None-Match)."},
-        **schemas.problems(401, 404, 410, 416, 422, 429, 503),
+        304: {"description": "You have it already (If-None-Match, If-Modified-Since)."},
+        **schemas.problems(401, 404, 410, 416, 422, 429, 451, 503),
     },
 )
 async def get_artifact(
@@ -44,13 +88,12 @@ async def get_artifact(
     caller: Reader,
     thumbnail: Annotated[bool, Query(description="a small picture of it instead")] = False,
 ) -> Response:
-    """The file with its media type. Takes `Range`, `If-Range` and `If-None-Match`."""
+    """The file with its media type. Takes `Range`, `If-Range`, `If-None-Match` and `If-Modified-Since`; HEAD, too."""
     services = api_of(request).services
     row = await _row(services, caller, artifact_id)
     if thumbnail:
-        return await _thumbnail(services, request, row)
-    name = f"{row['kind']}-{artifact_id[-10:]}-{row['index'] + 1}.{extension(row['media_type'])}"
-    return _file(services.artifacts, request, row["sha256"], row["bytes"], row["media_type"], name)
+        return await thumbnail_of(services, request, row)
+    return file_of(services, request, row, artifact_id)
 
 
 @router.get(
@@ -59,122 +102,69 @@ async def get_artifact(
     summary="A small picture of an artifact",
     responses={
         200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **schemas.problems(401, 404, 410, 422, 429, 503),
+        304: {"description": "You have it already (If-None-Match, If-Modified-Since)."},
+        **schemas.problems(401, 404, 410, 422, 429, 451, 503),
     },
 )
 async def get_thumbnail(request: Request, artifact_id: str, caller: Reader) -> Response:
-    """At most 512 pixels wide and high; of a video its first frame. 404 for what has no look."""
+    """At most 512 pixels wide and high, JPEG or WebP; of a video its first frame. 404 for what has no look."""
     services = api_of(request).services
-    return await _thumbnail(services, request, await _row(services, caller, artifact_id))
+    return await thumbnail_of(services, request, await _row(services, caller, artifact_id))
+
+
+@router.delete(
+    "/v1/artifacts/{artifact_id}",
+    status_code=204,
+    response_model=None,
+    summary="Delete an artifact",
+    responses={204: {"description": "It is gone, and so are its links."}, **schemas.problems(401, 403, 404, 429, 503)},
+)
+async def delete_artifact(request: Request, artifact_id: str, caller: User) -> Response:
+    """From now on it answers 410, by its links, too; the bytes are removed later. The job stays, and what it cost. Safe
+    to repeat."""
+    db = api_of(request).services.db
+    if not await db.execute("delete_artifact", id=parse(Prefix.ARTIFACT, artifact_id), user_id=caller.user_id):
+        raise _no_artifact(artifact_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/v1/artifacts/{artifact_id}/share",
+    status_code=201,
+    response_model=None,
+    summary="Make a link to an artifact",
+    responses={
+        201: {"model": artifact_schemas.Share},
+        **schemas.problems(400, 401, 403, 404, 410, 422, 429, 451, 503),
+    },
+    openapi_extra={"requestBody": artifact_schemas.SHARE_BODY},
+)
+async def share(request: Request, artifact_id: str, caller: User) -> Response:
+    """Whoever has the link reads the file, without a key, until its time is over. Deleting the artifact ends all of its
+    links."""
+    body = read_object(await request.body() or b"{}")
+    refuse_unknown(body, ("expires_in_s",))
+    lasts = read_expiry(body)
+    services = api_of(request).services
+    row = await _row(services, caller, artifact_id)
+    expires_at = (services.clock() + lasts).replace(microsecond=0)
+    generation = (await services.standing.share_generations()).current
+    url = sign(services.settings.secret_for("shares"), generation, show(Prefix.ARTIFACT, row["id"]), expires_at)
+    shown = {"url": url, "expires_at": expires_at}
+    if row["thumbnail_sha256"] is not None:
+        shown["thumbnail_url"] = url + "&thumbnail=true"
+    return answer(shown, 201, {"Cache-Control": "no-store"})
 
 
 async def _row(services: Services, caller: Caller, artifact_id: str) -> Row:
     row = await services.db.row("get_artifact", id=parse(Prefix.ARTIFACT, artifact_id), user_id=caller.user_id)
     if row is None:
-        raise NotFound(f"There is no artifact {artifact_id[:64]!r} of yours.")
-    if row["deleted_at"] is not None:
-        raise Gone("This file was deleted, or its plan's retention ended. The job itself is still there.")
+        raise _no_artifact(artifact_id)
+    check_there(row)
     return row
 
 
-async def _thumbnail(services: Services, request: Request, row: Row) -> Response:
-    sha256 = row["thumbnail_sha256"]
-    if sha256 is None:
-        raise NotFound("This artifact has no thumbnail: only pictures and videos have one.")
-    try:
-        data = await services.artifacts.get(sha256)
-    except NotFound:
-        raise _lost() from None
-    return _file(services.artifacts, request, sha256, len(data), thumbnail_type(data), "thumbnail", data)
-
-
-def _lost() -> Gone:
-    return Gone("This file is no longer in the artifact store. Write to the operator if it should be.")
-
-
-def _file(
-    store: ArtifactStore,
-    request: Request,
-    sha256: str,
-    size: int,
-    media_type: str,
-    name: str,
-    data: bytes | None = None,
-) -> Response:
-    """The whole file, a range of it, or 304."""
-    etag = f'"{sha256[:32]}"'
-    disposition = "inline" if media_type.startswith(_SHOWN_INLINE) else "attachment"
-    headers = {
-        "ETag": etag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=86400",
-        "Content-Disposition": f'{disposition}; filename="{name}"',
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
-    }
-    if _matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-    start, end = 0, size
-    asked = request.headers.get("range")
-    if asked is not None and request.headers.get("if-range", etag) == etag:
-        found = parse_range(asked, size)
-        if found is not None:
-            start, end = found
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    status = 206 if "Content-Range" in headers else 200
-    headers["Content-Length"] = str(end - start)
-    if data is not None:
-        return Response(data[start:end], status, headers, media_type)
-    return FileResponse(store.stream(sha256, start, end), status, headers, media_type)
-
-
-def parse_range(asked: str, size: int) -> tuple[int, int] | None:
-    """The first byte and the one after the last of a single range; None when the whole file is the answer.
-
-    Raises RangeNotSatisfiable. Several ranges, other units and nonsense are answered with the whole file, as the RFC
-    allows.
-    """
-    match = _RANGE.fullmatch(asked.strip())
-    if match is None or match[0] == "bytes=-" or max(len(match[1]), len(match[2])) > 18:
-        return None
-    if match[1] == "":
-        start, end = max(0, size - int(match[2])), size
-    else:
-        start = int(match[1])
-        end = min(size, int(match[2]) + 1) if match[2] else size
-        if match[2] and int(match[2]) < start:
-            return None
-    if start >= end:
-        raise RangeNotSatisfiable(f"The file has {size} bytes; {asked[:64]!r} lies outside of it.", bytes=size)
-    return start, end
-
-
-def _matches(given: str | None, etag: str) -> bool:
-    """If-None-Match, compared weakly as the RFC has it."""
-    if given is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
-    return "*" in tags or etag in tags
-
-
-class FileResponse(Response):
-    """Sends the pieces of a file. The first is read before the head is sent, so that a missing file is a problem."""
-
-    def __init__(
-        self, pieces: AsyncGenerator[bytes], status_code: int, headers: Mapping[str, str], media_type: str
-    ) -> None:
-        super().__init__(None, status_code, headers, media_type)
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._pieces) as pieces:
-            try:
-                first = await anext(pieces, b"")
-            except NotFound:
-                raise _lost() from None
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if not scope[SCOPE_KEY].head:
-                await send({"type": "http.response.body", "body": first, "more_body": True})
-                async for piece in pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+def _no_artifact(artifact_id: str) -> NotFound:
+    return NotFound(
+        f"There is no artifact {artifact_id[:64]!r} of yours. GET /v1/artifacts lists those that there are."
+    )

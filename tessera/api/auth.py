@@ -1,6 +1,8 @@
 """Who asks, and whether they may: API keys ``tsr_<id>_<secret>``, of whose secret only the SHA-256 is stored.
 
-A key is looked up again after CACHE_S, so that a revocation, a ban or a change of plan works within that time.
+With a key of scope ``service`` the header ``Tessera-On-Behalf-Of: telegram:123`` makes the person behind that identity
+the caller: limits, quota and ownership are the person's. A key is looked up again after CACHE_S, so that a revocation,
+a ban or a change of plan works within that time.
 A secret, right or wrong, never reaches a log.
 """
 
@@ -12,7 +14,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -20,37 +22,23 @@ from uuid import UUID
 import structlog
 from fastapi import Depends, Request
 
-from tessera.api.context import RateState, context_of
-from tessera.api.limits import RequestLimiter
-from tessera.errors import Forbidden, RateLimited, TesseraError, Unauthorized
+from tessera.api.callers import CACHE_S, MAX_CACHED, PERSON_SCOPES, Caller, People, closed, limits_of
+from tessera.api.context import RateState, RequestContext, context_of
+from tessera.api.limits import Portion, RequestLimiter
+from tessera.errors import Forbidden, InvalidInput, RateLimited, TesseraError, Unauthorized
+from tessera.identities import parse_identity
 from tessera.jobs import Tier
-from tessera.plans import Limits
+from tessera.scopes import OPERATORS_ONLY, Scope
 from tessera.store.database import Database, Row
+
+__all__ = ["Authenticator", "Caller", "Operator", "Reader", "Service", "User", "limits_of"]
 
 log = structlog.get_logger(__name__)
 
-CACHE_S = 2.0
-MAX_CACHED = 10_000
 TOUCH_EVERY = timedelta(minutes=1)
+ON_BEHALF_OF = "Tessera-On-Behalf-Of"
 
 _KEY = re.compile(r"tsr_([A-Za-z0-9]{1,64})_([A-Za-z0-9_-]{16,256})")
-_LIMITS = tuple(field.name for field in fields(Limits))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Caller:
-    """A user, through one API key. ``scopes`` has "admin" only for an operator; ``daily_cap_mt`` and ``expires_at`` are
-    the key's own."""
-
-    key_id: str
-    user_id: UUID
-    name: str
-    scopes: frozenset[str]
-    plan: str
-    tier: Tier
-    limits: Limits
-    daily_cap_mt: int | None
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +51,34 @@ class _Cached:
 class Authenticator:
     """Reads the key of a request. One per application."""
 
-    def __init__(self, db: Database, limiter: RequestLimiter, clock: Callable[[], datetime]) -> None:
+    def __init__(self, db: Database, people: People, clock: Callable[[], datetime]) -> None:
         self._db = db
-        self._limiter = limiter
+        self.people = people
+        self._limiter = RequestLimiter(self._take_requests)
         self._clock = clock
         self._cache: dict[str, _Cached | None] = {}
         self._looking: dict[str, asyncio.Task[_Cached]] = {}
         self._touching: set[asyncio.Task[None]] = set()
 
     async def authenticate(self, request: Request) -> Caller:
-        """The caller. Raises Unauthorized, Forbidden for a banned user, or Unavailable."""
+        """The caller: the key's user, or the person for whom a service key asks.
+
+        Raises Unauthorized, Forbidden for a banned user or a key that may not act for others, InvalidInput for what is
+        no identity, RateLimited for too many new persons, or Unavailable.
+        """
+        key = await self._key(request)
+        given = request.headers.getlist(ON_BEHALF_OF)
+        if not given:
+            return key
+        if Scope.SERVICE not in key.scopes:
+            raise Forbidden(
+                "This API key may not act on behalf of others: that needs the scope 'service'. Nothing was done."
+            )
+        if len(given) > 1:
+            raise InvalidInput(f"Nothing was done. {ON_BEHALF_OF} came {len(given)} times: send it once.")
+        return await self.people.find(parse_identity(given[0].strip(), where=ON_BEHALF_OF), key)
+
+    async def _key(self, request: Request) -> Caller:
         key_id, secret = self._read(request)
         cached = self._cache.get(key_id)
         if cached is None or cached.until < time.monotonic():
@@ -91,20 +97,45 @@ class Authenticator:
 
         Raises what ``authenticate`` raises, Forbidden, or RateLimited.
         """
+        if ON_BEHALF_OF.lower() in request.headers and PERSON_SCOPES.isdisjoint(scopes):
+            raise Forbidden(
+                f"Nobody can do this on behalf of a person. Nothing was done; send it without {ON_BEHALF_OF}."
+            )
         caller = await self.authenticate(request)
         if counted:
             context = context_of(request)
             try:
-                context.rate = self._limiter.take(caller.user_id, caller.limits.requests_per_min)
+                context.rate = await self._limiter.take(caller.user_id, caller.limits.requests_per_min)
             except RateLimited:
                 context.rate = RateState(policy="requests", limit=caller.limits.requests_per_min, remaining=0)
                 raise
+        else:
+            context_of(request).uncounted = (caller.user_id, caller.limits.requests_per_min)
         if caller.scopes.isdisjoint(scopes):
             wanted = " or ".join(f"'{scope}'" for scope in scopes)
-            raise Forbidden(f"This API key lacks the scope {wanted}. Nothing was done; use a key that has it.")
-        if "tessera-on-behalf-of" in request.headers:
-            raise Forbidden("This API key may not act on behalf of others. Nothing was done.")
+            hint = "use a key that has it"
+            if Scope.SERVICE in caller.scopes and not PERSON_SCOPES.isdisjoint(scopes):
+                hint = f"a service key asks for a person, whom it names by {ON_BEHALF_OF}"
+            raise Forbidden(f"This API key lacks the scope {wanted}. Nothing was done; {hint}.")
         return caller
+
+    async def count_refused(self, context: RequestContext) -> None:
+        """Count a submission that was refused before admission as a request, once: a flood of them is none of
+        admission's business, and its headers should tell of a limit, too. Raises RateLimited, or Unavailable."""
+        if context.uncounted is None or context.rate is not None:
+            return
+        user_id, per_min = context.uncounted
+        context.uncounted = None
+        try:
+            context.rate = await self._limiter.take(user_id, per_min)
+        except RateLimited:
+            context.rate = RateState(policy="requests", limit=per_min, remaining=0)
+            raise
+
+    async def _take_requests(self, user_id: UUID, per_min: int, want: int, back: int) -> Portion:
+        row = await self._db.row("take_requests", user_id=user_id, per_min=per_min, want=want, back=back)
+        assert row is not None
+        return Portion(**row)
 
     def _read(self, request: Request) -> tuple[str, bytes]:
         given = request.headers.get("x-api-key")
@@ -157,10 +188,12 @@ class Authenticator:
         """Drop what is remembered of a key that this replica has changed."""
         self._cache.pop(key_id, None)
 
-
-def limits_of(row: Mapping[str, Any]) -> Limits:
-    """The limits in a row of plans or user_limits, whose columns have the same names."""
-    return Limits(**{name: row[name] for name in _LIMITS})
+    def forget_user(self, user_id: UUID) -> None:
+        """The same for all keys and identities of a user."""
+        for key_id, cached in list(self._cache.items()):
+            if cached is not None and isinstance(cached.found, Caller) and cached.found.user_id == user_id:
+                del self._cache[key_id]
+        self.people.forget_user(user_id)
 
 
 def _judge(row: Row | None) -> tuple[bytes, Caller | TesseraError]:
@@ -172,13 +205,12 @@ def _judge(row: Row | None) -> tuple[bytes, Caller | TesseraError]:
     if row["deleted_at"] is not None:
         return digest, Unauthorized("The user of this API key no longer exists.")
     if row["banned_at"] is not None:
-        reason = f" ({row['ban_reason']})" if row["ban_reason"] else ""
-        return digest, Forbidden(f"This account is closed{reason}. Write to the operator if that is a mistake.")
+        return digest, closed(row["ban_reason"])
     return digest, Caller(
         key_id=row["id"],
         user_id=row["user_id"],
         name=row["name"],
-        scopes=frozenset(row["scopes"]) - (frozenset() if row["is_admin"] else {"admin"}),
+        scopes=frozenset(row["scopes"]) - (frozenset() if row["is_admin"] else OPERATORS_ONLY),
         plan=row["plan_id"],
         tier=Tier(row["tier"]),
         limits=limits_of(row),
@@ -188,15 +220,19 @@ def _judge(row: Row | None) -> tuple[bytes, Caller | TesseraError]:
 
 
 async def _reader(request: Request) -> Caller:
-    return await _authenticator(request).authorize(request, "read", "jobs", "admin")
+    return await _authenticator(request).authorize(request, *SCOPES[_reader])
 
 
 async def _user(request: Request) -> Caller:
-    return await _authenticator(request).authorize(request, "jobs")
+    return await _authenticator(request).authorize(request, *SCOPES[_user])
+
+
+async def _service(request: Request) -> Caller:
+    return await _authenticator(request).authorize(request, *SCOPES[_service])
 
 
 async def _operator(request: Request) -> Caller:
-    return await _authenticator(request).authorize(request, "admin")
+    return await _authenticator(request).authorize(request, *SCOPES[_operator])
 
 
 def _authenticator(request: Request) -> Authenticator:
@@ -207,4 +243,13 @@ def _authenticator(request: Request) -> Authenticator:
 
 Reader = Annotated[Caller, Depends(_reader)]  # may look at the user's things
 User = Annotated[Caller, Depends(_user)]  # may change them
+Service = Annotated[Caller, Depends(_service)]  # a bot, or whoever may do what bots may
 Operator = Annotated[Caller, Depends(_operator)]  # may change everybody's
+
+# The scopes of a key of which one is enough, by who is asked for.
+SCOPES: Mapping[Any, tuple[str, ...]] = {
+    _reader: ("read", "jobs", "admin"),
+    _user: ("jobs",),
+    _service: ("service", "admin"),
+    _operator: ("admin",),
+}

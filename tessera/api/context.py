@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 
 from tessera.errors import TesseraError
+from tessera.plans import MT_PER_TOKEN
 
 SCOPE_KEY = "tessera.request"
 
@@ -31,6 +33,32 @@ class RateState:
             (b"ratelimit-policy", f'"{self.policy}";q={self.limit};w=60'.encode()),
         ]
 
+    def openai_headers(self) -> list[tuple[bytes, bytes]]:
+        """The same as OpenAI's clients read it: https://platform.openai.com/docs/guides/rate-limits"""
+        back_ms = max(0, self.limit - max(0, self.remaining)) * 60_000 // self.limit  # until all are there again
+        return [
+            (b"x-ratelimit-limit-requests", str(self.limit).encode()),
+            (b"x-ratelimit-remaining-requests", str(max(0, self.remaining)).encode()),
+            (b"x-ratelimit-reset-requests", f"{back_ms}ms".encode()),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuotaState:
+    """What is left of the day's tokens, and the seconds until they start anew."""
+
+    daily_mt: int
+    used_mt: int
+    reset_s: int
+
+    def openai_headers(self) -> list[tuple[bytes, bytes]]:
+        """In Tessera's tokens, the unit of billing, as whole ones."""
+        return [
+            (b"x-ratelimit-limit-tokens", str(self.daily_mt // MT_PER_TOKEN).encode()),
+            (b"x-ratelimit-remaining-tokens", str(max(0, self.daily_mt - self.used_mt) // MT_PER_TOKEN).encode()),
+            (b"x-ratelimit-reset-tokens", f"{self.reset_s}s".encode()),
+        ]
+
 
 @dataclass(kw_only=True, slots=True)
 class RequestContext:
@@ -38,8 +66,11 @@ class RequestContext:
 
     request_id: str
     head: bool = False  # the client wants the headers only
+    openai: bool = False  # the address is one of OpenAI's shapes
     key_id: str | None = None
     rate: RateState | None = None
+    uncounted: tuple[UUID, int] | None = None  # who submits, and the requests a minute: counted if it gets no further
+    quota: QuotaState | None = None
 
     def refused(self, error: TesseraError) -> None:
         """Take over what a refusal knows of the submission limit."""

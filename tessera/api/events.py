@@ -10,10 +10,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from tessera.api import schemas
 from tessera.api.auth import Caller, Reader
+from tessera.api.event_schemas import ALL_EVENTS_EXAMPLE, EVENT_MESSAGE, EVENTS_EXAMPLE
 from tessera.api.state import Api, api_of
 from tessera.api.streams import EventStreamResponse, JobEvents
 from tessera.api.user_events import UserEvents
-from tessera.errors import NotFound, RateLimited
+from tessera.errors import Conflict, NotFound, RateLimited
 from tessera.ids import Prefix, parse
 from tessera.jobs import FINAL
 
@@ -24,21 +25,13 @@ MAX_STREAMS = (
 )
 MAX_EVENT_ID = 2**31 - 1
 
-ALL_EVENTS_EXAMPLE = """\
-id: 70211
-
-id: 70214
-event: completed
-data: {"id":70214,"job_id":"job_…","type":"completed","at":"2030-01-31T12:00:02Z","attempt":1,"data":{}}
-"""
-
 
 @router.get(
     "/v1/jobs/{job_id}/events",
     response_model=None,
     summary="Follow a job",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": schemas.EVENTS_EXAMPLE}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT_MESSAGE, "example": EVENTS_EXAMPLE}}},
         204: {"description": "The job has ended, and you have seen all of its events."},
         **schemas.problems(401, 404, 422, 429, 503),
     },
@@ -75,7 +68,7 @@ async def job_events(
     response_model=None,
     summary="Follow all jobs",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": ALL_EVENTS_EXAMPLE}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT_MESSAGE, "example": ALL_EVENTS_EXAMPLE}}},
         **schemas.problems(401, 403, 422, 429, 503),
     },
 )
@@ -104,9 +97,15 @@ async def all_events(
         caller.user_id,
         after=after,
         heartbeat_s=services.heartbeat_s,
-        check=lambda: api.authenticator.authenticate(request),
+        check=lambda: _still(api, request, caller),
     )
     return EventStreamResponse(_counted(api, caller, events.messages()))
+
+
+async def _still(api: Api, request: Request, caller: Caller) -> None:
+    """Raises what ends a stream: the key is good no more, or it, or the identity, belongs to another user by now."""
+    if (await api.authenticator.authenticate(request)).user_id != caller.user_id:
+        raise Conflict("Two accounts were merged. Nothing is lost; follow the events again from the last one.")
 
 
 def _check_streams(api: Api, caller: Caller) -> None:

@@ -15,8 +15,8 @@ from uuid import UUID
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from tessera.api import schemas
-from tessera.api.answers import answer, error_answer
+from tessera.api import explanation_schemas, schemas
+from tessera.api.answers import answer, error_answer, eta_range
 from tessera.api.auth import Reader
 from tessera.api.state import api_of
 from tessera.errors import NotFound
@@ -45,7 +45,7 @@ PUBLIC_DATA = frozenset(
     "/v1/jobs/{job_id}/explain",
     response_model=None,
     summary="Why a job waits",
-    responses={200: {"model": schemas.JobExplanation}, **schemas.problems(401, 404, 429, 503)},
+    responses={200: {"model": explanation_schemas.JobExplanation}, **schemas.problems(401, 404, 429, 503)},
 )
 async def explain(request: Request, job_id: str, caller: Reader) -> Response:
     """What it waits for, in words and codes, its places, the workers that could run it, and an ETA as a range.
@@ -140,7 +140,7 @@ def _from_scheduler(explanation: Explanation, *, operator: bool) -> dict[str, An
         "max_running": explanation.max_running,
         "reasons": [_reason(reason, operator=operator) for reason in explanation.reasons],
         "workers": [_worker(worker, operator=operator) for worker in explanation.workers],
-        "eta": {"low_s": round(explanation.eta_low_s), "high_s": round(explanation.eta_high_s)},
+        "eta": eta_range(explanation.eta_low_s, explanation.eta_high_s),
         "own_s": round(explanation.own_s, 1),
     }
 

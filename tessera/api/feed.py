@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from tessera.api.answers import place_data
 from tessera.errors import Unavailable
 from tessera.jobs import EventType
 from tessera.ports import LiveEvent, Place, SchedulerPort
@@ -29,6 +30,7 @@ from tessera.store.queries import load
 log = structlog.get_logger(__name__)
 
 CHANNEL = "tessera_feed"
+ACCOUNT = "account "  # what a notification about an account begins with; its user follows
 POLL_S = 1.0
 # At most 200 reads a second, however fast the notifications come; the first of a burst waits for nothing. With 20 ms a
 # single job took 25 ms from submit to its completed event, most of it this wait.
@@ -166,6 +168,9 @@ class Feed:
         self._positioned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.dropped = 0
+        # Who is told that an account was merged, deleted, or lost an identity: what is remembered of it is void. Told
+        # within milliseconds, but not for certain: whoever remembers something forgets it after a while by himself.
+        self.on_account: list[Callable[[UUID], None]] = []
 
     def start(self) -> None:
         """Begin to follow."""
@@ -245,7 +250,7 @@ class Feed:
             connection: asyncpg.Connection | None = None
             try:
                 connection = await connect(self._dsn, name="tessera-feed")
-                await connection.add_listener(CHANNEL, lambda *_: self._woken.set())
+                await connection.add_listener(CHANNEL, lambda *told: self._told(str(told[-1])))
                 while True:
                     read_at = time.monotonic()
                     await self._read(connection)
@@ -267,6 +272,16 @@ class Feed:
                     connection.terminate()
             await asyncio.sleep(delay_s)
             delay_s = min(BACKOFF_S[1], delay_s * 2)
+
+    def _told(self, payload: str) -> None:
+        """A notification: something was committed, or (``account <user>``) an account is not what it was."""
+        self._woken.set()
+        if payload.startswith(ACCOUNT):
+            user_id = UUID(payload.removeprefix(ACCOUNT))
+            for watcher in self.on_account:
+                watcher(user_id)
+            for reader in self._users.get(user_id, ()):
+                reader.wake()
 
     async def _read(self, connection: asyncpg.Connection) -> None:
         """What was committed since the last read, of the jobs that somebody follows.
@@ -360,8 +375,5 @@ def _queued(job_id: UUID, place: Place) -> LiveEvent:
         attempt=-1,
         type=EventType.QUEUED,
         at=datetime.now(UTC),
-        data={
-            "position": place.position,
-            "eta": {"low_s": round(place.eta_low_s), "high_s": round(place.eta_high_s)},
-        },
+        data=place_data(place),
     )

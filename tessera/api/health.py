@@ -61,6 +61,7 @@ async def readyz(request: Request) -> Response:
     response_model=None,
     summary="Numbers for Prometheus",
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **schemas.problems(401, 403)},
+    openapi_extra={"security": [{}, {"apiKey": []}]},
 )
 async def metrics(request: Request) -> Response:
     """Needs a key of scope `admin`, or a client on this machine while the API listens on loopback only."""
@@ -74,8 +75,11 @@ async def metrics(request: Request) -> Response:
             queues = await db.rows("oldest_queued")
             overdue = await db.row("leases_overdue")
             used = await db.rows("usage_today")
+            waiting = await db.rows("open_deliveries")
     except (Unavailable, TimeoutError):
-        jobs, queues, overdue, used = [], [], None, []
+        jobs, queues, overdue, used, waiting = [], [], None, [], []
+    sent = api.services.sender.counts
+    api.metrics.deliveries(sent.outcomes, sent.under_way, waiting)
     api.metrics.dropped(api.services.feed.dropped)
     body = api.metrics.render(jobs, queues, overdue["overdue"] if overdue else None, used)
     return Response(body, headers={"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store"})

@@ -12,16 +12,18 @@ from fastapi import APIRouter, Query, Request, Response
 
 from tessera.admission import Admitted, Submission
 from tessera.api import schemas
+from tessera.api.admitting import admit
 from tessera.api.answers import admitted_answer, answer, artifact_answer, job_answer, job_urls, page
 from tessera.api.auth import Caller, Reader, User
-from tessera.api.context import RateState, context_of
+from tessera.api.context import context_of
+from tessera.api.delivery_fields import read_delivery, read_webhook
 from tessera.api.feed import places_of
 from tessera.api.job_filters import MAX_TEXT_CHARS, METADATA_PARAMETER, SCANNED, read_filter
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
 from tessera.api.streams import wait_for_end
 from tessera.api.submissions import prepare, read_idempotency_key, read_submission, refuse, wanted_again
-from tessera.errors import Conflict, NotFound, TesseraError
+from tessera.errors import Conflict, NotFound
 from tessera.ids import Prefix, parse, show
 from tessera.jobs import FINAL, JobState, Kind
 from tessera.ports import Place
@@ -62,28 +64,17 @@ async def submit(request: Request) -> Response:
     key = read_idempotency_key(request.headers.get("idempotency-key"))
     wanted = read_submission(await request.body(), services.clock())
     context = context_of(request)
+    webhook = read_webhook(wanted.body, services.outbound)
+    delivery = read_delivery(wanted.body, caller)
     submission = await prepare(services, caller, wanted, idempotency_key=key, request_id=context.request_id)
-    return await _submit(api, request, caller, submission)
+    return await _submit(api, request, caller, replace(submission, webhook=webhook, delivery=delivery))
 
 
 async def _submit(api: Api, request: Request, caller: Caller, submission: Submission) -> Response:
     wait_s = _wait_s(request)
     if wait_s:
         return await _submit_and_wait(api, request, caller, submission, wait_s)
-    return await _answer_admitted(api, request, caller, submission, await _admit(api, request, submission))
-
-
-async def _admit(api: Api, request: Request, submission: Submission) -> Admitted:
-    try:
-        admitted = await api.services.admission.submit(submission)
-    except TesseraError as error:
-        api.metrics.admissions.labels(error.code).inc()
-        raise
-    api.metrics.admissions.labels("replayed" if admitted.replayed else "admitted").inc()
-    context_of(request).rate = RateState(
-        policy="submissions", limit=admitted.rate_limit, remaining=admitted.rate_remaining
-    )
-    return admitted
+    return await _answer_admitted(api, request, caller, submission, await admit(api, context_of(request), submission))
 
 
 async def _answer_admitted(
@@ -101,7 +92,7 @@ async def _answer_admitted(
 async def _submit_and_wait(api: Api, request: Request, caller: Caller, submission: Submission, wait_s: int) -> Response:
     """Subscribe first, then submit: no end can be missed."""
     async with api.services.feed.subscribe(submission.id) as subscription:
-        admitted = await _admit(api, request, submission)
+        admitted = await admit(api, context_of(request), submission)
         headers = {"Preference-Applied": f"wait={wait_s}"}
         job_id = show(Prefix.JOB, admitted.job_id)
         if admitted.replayed:
@@ -226,8 +217,9 @@ async def cancel(request: Request, job_id: str, caller: User) -> Response:
     openapi_extra={"parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER]},
 )
 async def retry(request: Request, job_id: str) -> Response:
-    """A new job of the same kind, model, input and metadata as one that has ended, however it ended; `retried_from`
-    names that one. It is priced, held and counted as any submission; the seed is the same. 409 while the job lives."""
+    """A new job of the same kind, model, input, metadata and webhook as one that has ended, however it ended;
+    `retried_from` names that one. It is priced, held and counted as any submission; the seed is the same. 409 while
+    the job lives."""
     api = api_of(request)
     services = api.services
     caller = await api.authenticator.authorize(request, "jobs", counted=False)
@@ -243,7 +235,7 @@ async def retry(request: Request, job_id: str) -> Response:
     submission = await prepare(
         services, caller, wanted_again(row), idempotency_key=key, request_id=context_of(request).request_id
     )
-    return await _submit(api, request, caller, replace(submission, retried_from=row["id"]))
+    return await _submit(api, request, caller, replace(submission, retried_from=row["id"], webhook=row["webhook"]))
 
 
 @router.get(

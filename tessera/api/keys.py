@@ -16,11 +16,11 @@ from tessera.api.state import api_of
 from tessera.api.submissions import read_object, read_time, refuse, refuse_unknown
 from tessera.errors import Conflict, Forbidden, NotFound
 from tessera.plans import MT_PER_TOKEN, tokens
+from tessera.scopes import Scope, may_give
 from tessera.store.operators import make_key
 
 router = APIRouter(tags=["account"])
 
-SCOPES = ("jobs", "read", "admin")
 MAX_LIVE_KEYS = 100
 MAX_NAME_CHARS = 100
 MAX_CAP_TOKENS = 1e12
@@ -35,13 +35,17 @@ MAX_CAP_TOKENS = 1e12
     openapi_extra={"requestBody": schemas.KEY_BODY},
 )
 async def create_key(request: Request, caller: User) -> Response:
-    """`api_key` is in this answer only. Scopes: `jobs` (everything of the user's), `read` (look only), `admin`."""
+    """`api_key` is in this answer only. Scopes: `jobs` (everything of the user's), `read` (look only), and from an
+    operator `service` (act on behalf of persons: bots) and `admin`. A key may never do more, use more or live longer
+    than the one that makes it."""
     services = api_of(request).services
     body = read_object(await request.body())
     refuse_unknown(body, ("name", "scopes", "daily_cap_tokens", "expires_at"))
     name = read_name(body.get("name"))
     scopes = _scopes(body.get("scopes"), caller)
     cap_mt = _cap_mt(body.get("daily_cap_tokens"), caller)
+    if cap_mt is not None and Scope.SERVICE in scopes:
+        raise refuse("daily_cap_tokens", "a key of scope 'service' has no cap: the limits of each person bind")
     expires_at = _expires_at(body, caller, services.clock())
     key_id, key, digest = make_key()
     async with services.db.transaction() as transaction:
@@ -164,10 +168,11 @@ def read_name(value: object) -> str:
 
 def _scopes(value: object, caller: Caller) -> list[str]:
     if value is None:
-        return ["jobs"]
-    if not isinstance(value, list) or not value or any(scope not in SCOPES for scope in value):
-        raise refuse("scopes", f"must be a list of some of {', '.join(SCOPES)}")
-    more = set(value) - caller.scopes - {"read"}
+        return [Scope.JOBS.value]
+    known = [scope.value for scope in Scope]
+    if not isinstance(value, list) or not value or any(scope not in known for scope in value):
+        raise refuse("scopes", f"must be a list of some of {', '.join(known)}")
+    more = set(value) - may_give(caller.scopes)
     if more:
         raise Forbidden(f"This API key cannot give the scope '{min(more)}', which it does not have. Nothing was made.")
     return sorted(set(value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from tessera.api import ledger_schemas, schemas
 from tessera.api.answers import page
 from tessera.api.auth import Reader
+from tessera.api.days import Day
 from tessera.api.state import api_of
 from tessera.api.submissions import refuse_parameter
 from tessera.errors import NotFound
 from tessera.ids import Prefix, parse, show
 from tessera.plans import tokens
-from tessera.store.database import Row
 
 router = APIRouter(tags=["account"])
 
@@ -31,7 +31,7 @@ MAX_ID = 2**63 - 1
 async def ledger(
     request: Request,
     caller: Reader,
-    day: Annotated[date | None, Query(description="entries of this UTC day", examples=["2030-01-31"])] = None,
+    day: Annotated[Day | None, Query(description="entries of this UTC day", examples=["2030-01-31"])] = None,
     job_id: Annotated[str | None, Query(max_length=64, description="entries of this job")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
@@ -51,10 +51,11 @@ async def ledger(
             "ledger_of_job", user_id=caller.user_id, job_id=job, before=before, day=day, limit=limit + 1
         )
     shown = rows[:limit]
-    return page([_entry(row) for row in shown], str(shown[-1]["id"]) if len(rows) > limit else None)
+    return page([entry_answer(row) for row in shown], str(shown[-1]["id"]) if len(rows) > limit else None)
 
 
-def _entry(row: Row) -> dict[str, Any]:
+def entry_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry as its user sees it."""
     shown = {
         "id": row["id"],
         "at": row["created_at"],

@@ -6,7 +6,7 @@ Counters are of this process: a scraper sees one replica at a time. Gauges come 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -37,6 +37,14 @@ class Metrics:
         )
         self.streams = Gauge("tessera_event_streams", "Event streams that are open.", registry=to)
         self.lagging = Gauge("tessera_event_streams_lagging", "Times that a reader was too slow.", registry=to)
+        self._sent = Gauge(
+            "tessera_webhooks_sent", "Tries of this replica since its start, by outcome.", ("outcome",), registry=to
+        )
+        self._sending = Gauge("tessera_webhooks_under_way", "Webhooks that this replica sends now.", registry=to)
+        self._open = Gauge("tessera_deliveries_open", "Deliveries that wait, by channel.", ("channel",), registry=to)
+        self._late = Gauge(
+            "tessera_deliveries_overdue_seconds", "How long the first of them has been due.", ("channel",), registry=to
+        )
         self._jobs = Gauge("tessera_jobs", "Jobs by state, kind and tier.", ("state", "kind", "tier"), registry=to)
         self._oldest = Gauge("tessera_oldest_queued_seconds", "Age of the oldest queued job.", ("tier",), registry=to)
         self._overdue = Gauge("tessera_leases_overdue", "Running jobs whose lease has run out.", registry=to)
@@ -45,6 +53,17 @@ class Metrics:
     def dropped(self, total: int) -> None:
         """How often a reader of the feed was too slow, since the start."""
         self.lagging.set(total)
+
+    def deliveries(self, sent: Mapping[str, int], under_way: int, waiting: Sequence[Mapping[str, Any]]) -> None:
+        """What the sender has counted, and what Postgres has of deliveries that wait."""
+        for outcome, total in sent.items():
+            self._sent.labels(outcome).set(total)
+        self._sending.set(under_way)
+        for gauge in (self._open, self._late):
+            gauge.clear()
+        for row in waiting:
+            self._open.labels(row["channel"]).set(row["open"])
+            self._late.labels(row["channel"]).set(row["overdue_s"])
 
     def render(
         self,

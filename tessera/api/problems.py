@@ -11,16 +11,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Response
 from starlette.exceptions import HTTPException
 
-from tessera.api.context import context_of
 from tessera.errors import EngineError, InvalidInput, TesseraError
 from tessera.ids import Prefix, show
-
-log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 REALM = 'Bearer realm="tessera"'
@@ -37,7 +32,7 @@ FRAMEWORK: Mapping[int, tuple[str, str]] = {
 def problem(error: TesseraError, request_id: str) -> dict[str, Any]:
     """The members of the problem, as JSON data."""
     body: dict[str, Any] = {
-        "type": f"/docs#error-{error.code}",
+        "type": f"/docs/errors#error-{error.code}",
         "title": error.code.replace("_", " ").capitalize(),
         "status": error.status,
         "detail": error.message,
@@ -60,6 +55,9 @@ def problem_response(error: TesseraError, request_id: str, headers: Mapping[str,
         all_headers["WWW-Authenticate"] = REALM
     if error.status in (429, 503):
         all_headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    if error.status == 408:
+        # The rest of the body may never come: nothing more is read of this connection.
+        all_headers["Connection"] = "close"
     if error.status == 416 and "bytes" in error.details:
         all_headers["Content-Range"] = f"bytes */{error.details['bytes']}"
     return Response(
@@ -110,44 +108,3 @@ def error_codes() -> list[dict[str, Any]]:
     for status, (code, message) in FRAMEWORK.items():
         found.setdefault(code, {"code": code, "status": status, "retryable": False, "message": message})
     return sorted(found.values(), key=lambda about: (about.get("status", 1000), about["code"]))
-
-
-def add_handlers(app: FastAPI) -> None:
-    """Render everything that a route raises. What no handler knows is a bug: middleware.py answers 500 for it."""
-
-    async def tessera(request: Request, error: Exception) -> Response:
-        assert isinstance(error, TesseraError)
-        context = context_of(request)
-        context.refused(error)
-        if error.status >= 500:
-            log.warning("request_failed", code=error.code, status=error.status)
-        return problem_response(error, context.request_id)
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        context = context_of(request)
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = allowed_methods(app, request.scope["path"])
-            if request.method == "OPTIONS":
-                return Response(status_code=204, headers=headers)
-        return problem_response(from_http(error), context.request_id, headers)
-
-    async def validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return problem_response(from_validation(error.errors()), context_of(request).request_id)
-
-    app.add_exception_handler(TesseraError, tessera)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, validation)
-
-
-def allowed_methods(app: FastAPI, path: str) -> str:
-    """The methods that some route takes for this path, for the header Allow."""
-    found = {"OPTIONS"}
-    for pattern, methods in app.state.api.patterns:
-        if pattern.match(path):
-            found |= methods
-    if "GET" in found:
-        found.add("HEAD")
-    return ", ".join(sorted(found))

@@ -31,6 +31,7 @@ async def queue(request: Request) -> Response:
     api = api_of(request)
     depth = await api.depth.get()
     workers = await api.workers.get()
+    banner = await api.services.standing.banner()
     lines = [_line(row) for row in depth.lines]
     return answer(
         {
@@ -46,6 +47,7 @@ async def queue(request: Request) -> Response:
             "pauses": [
                 {"kind": row["kind"], "message": row["message"], "since": row["created_at"]} for row in depth.pauses
             ],
+            **({"banner": banner.answer()} if banner is not None else {}),
         }
     )
 

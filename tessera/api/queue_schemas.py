@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tessera.api.schemas import _Answer
+from tessera.api.schemas import Banner, _Answer
 from tessera.jobs import Kind, Tier
 
 
@@ -45,3 +45,4 @@ class Queue(_Answer):
     lines: list[QueueLine]
     models: list[QueueModel]
     pauses: list[QueuePause] = Field(description="kinds of which no job starts; submissions are accepted")
+    banner: Banner | None = Field(default=None, description="what the operator tells everybody")

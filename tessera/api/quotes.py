@@ -13,7 +13,7 @@ from tessera.api.auth import Caller, User
 from tessera.api.context import context_of
 from tessera.api.services import Services
 from tessera.api.state import api_of
-from tessera.api.submissions import Priced, Wanted, check_scale, price, read_submission, submission_of
+from tessera.api.submissions import Priced, Wanted, check_scale, moderate, price, read_submission, submission_of
 from tessera.errors import TesseraError, Unauthorized
 from tessera.plans import check_limits, tokens
 from tessera.store.database import Row
@@ -49,7 +49,7 @@ async def quote(request: Request, caller: User) -> Response:
         "remaining_tokens_today": tokens(row["remaining_mt"]),
         "resets_at": row["resets_at"],
     }
-    refusal = _refusal(services, caller, wanted, priced, submission, row)
+    refusal = await _refusal(services, caller, wanted, priced, submission, row)
     if refusal is not None:
         shown["allowed"] = False
         shown["refusal"] = {"code": refusal.code, "detail": refusal.message, "retryable": refusal.retryable}
@@ -58,13 +58,14 @@ async def quote(request: Request, caller: User) -> Response:
     return answer(shown)
 
 
-def _refusal(
+async def _refusal(
     services: Services, caller: Caller, wanted: Wanted, priced: Priced, submission: Submission, row: Row
 ) -> TesseraError | None:
     """What POST /v1/jobs would refuse it with, asked in the same order; None when it would be accepted."""
     try:
         services.watermarks.check()
         check_limits(caller.limits, caller.plan, wanted.data)
+        await moderate(services, wanted)
         check_scale(caller, wanted.data, priced)
         outcome(submission, {**row, "job_id": submission.id, "state": None})
     except TesseraError as refusal:

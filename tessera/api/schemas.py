@@ -10,9 +10,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tessera.deliveries import EVENT_TYPES
 from tessera.inputs import INPUTS
 from tessera.jobs import JobState, Kind, Tier
-from tessera.ports import WaitCode
+from tessera.scopes import Scope
 
 Tokens = int | float
 
@@ -32,7 +33,7 @@ class FieldError(_Answer):
 class Problem(BaseModel):
     """RFC 9457. `code` is stable; `detail` says what happened, what was lost (usually nothing), and what to do next."""
 
-    type: str = Field(examples=["/docs#error-invalid_input"])
+    type: str = Field(examples=["/docs/errors#error-invalid_input"])
     title: str = Field(examples=["Invalid input"])
     status: int = Field(examples=[422])
     detail: str
@@ -52,12 +53,14 @@ _PROBLEMS = {
     403: "The key lacks a scope.",
     404: "Not there, or not yours.",
     409: "Does not fit the present state.",
+    408: "The body came too slowly.",
     410: "Deleted, or its retention ended.",
     413: "The body is too large.",
     415: "The file's type cannot be used.",
     416: "The range lies outside of the file.",
     422: "A field is wrong; `errors` names each.",
     429: "Too much at once; `Retry-After` says how long to wait.",
+    451: "Withheld by the operator after a report.",
     503: "Not at the moment; nothing was accepted. `Retry-After` says when to try again.",
 }
 
@@ -96,6 +99,14 @@ class Artifact(_Answer):
     duration_s: float | None = None
     url: str
     thumbnail_url: str | None = None
+    spoiler: bool | None = Field(default=None, description="true: show it only to who asks for it")
+
+
+class JobWebhook(_Answer):
+    """Where the job's events are sent to, besides the endpoints of the account."""
+
+    url: str = Field(examples=["https://example.org/tessera"])
+    events: list[str] = Field(examples=[["completed", "failed", "cancelled", "expired"]])
 
 
 class Urls(_Answer):
@@ -124,89 +135,21 @@ class Job(_Answer):
     deadline: datetime | None = None
     cancel_requested_at: datetime | None = None
     retried_from: str | None = Field(default=None, description="the job that this one does again")
+    webhook: JobWebhook | None = None
     attempt: int
     input: dict[str, Any] = Field(description="with every default filled in, the seed too")
     output: dict[str, Any] | None = Field(
-        default=None, description="text: {text, finish_reason, usage}; transcription: {text, language, segments}"
+        default=None,
+        description="text: {text, finish_reason, usage}; transcription: {text, language, segments, …}",
     )
     metadata: dict[str, Any]
     artifacts: list[Artifact]
     error: JobError | None = None
+    spoiler: bool | None = Field(default=None, description="true: show the result only to who asks for it")
+    withheld: bool | None = Field(default=None, description="true: an operator has withheld the result after a report")
     engine: str | None = None
     preview: bool | None = Field(default=None, description="true: made by rules, not by a neural network")
     urls: Urls
-
-
-class Reason(_Answer):
-    """One thing that a job waits for."""
-
-    code: WaitCode
-    message: str = Field(description="a sentence for people")
-    until: datetime | None = Field(default=None, description="when it is over, where that is known")
-    data: dict[str, Any] = Field(description="numbers and names that go with the code")
-
-
-class WorkerOfJob(_Answer):
-    """A worker that has the job's model. The last three are for operators only."""
-
-    name: str
-    node: str
-    device: str
-    online: bool
-    can_run: bool = Field(description="whether it could take the job now")
-    why_not: str = Field(description="a sentence; empty when it can")
-    free_slots: int | None = None
-    slots: int | None = None
-    resident: bool | None = Field(default=None, description="whether the model is loaded there")
-
-
-class LastFailure(_Answer):
-    """How the last run that failed ended; the job was tried again, or given up."""
-
-    attempt: int
-    worker: str
-    at: datetime
-    code: str
-    message: str
-
-
-class JobExplanation(_Answer):
-    """Why a job waits, where it runs, or how it ended. Places, `workers`, `eta` and `own_s` come from the scheduler."""
-
-    id: str = Field(examples=["job_01k5h3v9m2f8e4x7q6t0c1b2a3"])
-    kind: Kind
-    model: str
-    tier: Tier
-    state: JobState
-    summary: str = Field(description="one sentence for people")
-    as_of: datetime
-    created_at: datetime
-    queued_since: datetime | None = None
-    not_before: datetime | None = None
-    deadline: datetime | None = None
-    attempt: int
-    failures: int = Field(description="runs that failed and count against its retries")
-    last_failure: LastFailure | None = None
-    reasons: list[Reason] = Field(description="what to look at first comes first; empty when it does not wait")
-    position: int | None = Field(default=None, description="among all that wait: 1 starts next")
-    position_in_tier: int | None = None
-    position_of_user: int | None = Field(default=None, description="among your own")
-    ahead: dict[str, int] | None = Field(default=None, description="jobs that are served before it, by tier")
-    own_jobs_ahead: int | None = None
-    queued_of_user: int | None = Field(default=None, description="your waiting jobs")
-    max_queued: int | None = None
-    running_of_user: int | None = Field(default=None, description="your running jobs")
-    max_running: int | None = None
-    workers: list[WorkerOfJob]
-    eta: Eta | None = None
-    own_s: float | None = Field(default=None, description="what its own run is expected to take")
-    worker: str | None = Field(default=None, description="where it runs")
-    started_at: datetime | None = None
-    cancel_requested_at: datetime | None = None
-    finished_at: datetime | None = None
-    charged_tokens: Tokens | None = None
-    refunded_tokens: Tokens | None = None
-    error: JobError | None = None
 
 
 class Event(_Answer):
@@ -220,15 +163,6 @@ class Event(_Answer):
     data: dict[str, Any]
 
 
-EVENTS_EXAMPLE = """\
-id: 1
-event: queued
-data: {"id":1,"job_id":"job_…","type":"queued","at":"2030-01-31T12:00:00Z","attempt":0,"data":{}}
-
-event: progress
-data: {"job_id":"job_…","type":"progress","at":"2030-01-31T12:00:02Z","attempt":1,"data":{"fraction":0.5,"note":null}}
-"""
-
 # ------------------------------------------------------------------ files, catalogue
 
 
@@ -240,6 +174,14 @@ class Upload(_Answer):
     height: int | None = None
     duration_s: float | None = None
     expires_at: datetime
+
+
+class PriceFormula(_Answer):
+    """`tokens` for each `per` of `unit`, rounded up to 0.001 tokens."""
+
+    unit: str = Field(examples=["pixel"])
+    per: int = Field(examples=[1_048_576])
+    tokens: Tokens = Field(examples=[1])
 
 
 class Model(_Answer):
@@ -256,6 +198,13 @@ class Model(_Answer):
     input_schema: dict[str, Any] = Field(description="JSON Schema of the job's input")
     examples: list[dict[str, Any]]
     voices: list[str] | None = None
+    loaded: Literal["warm", "cold", "offline", "unknown"] | None = Field(
+        default=None, description="warm: can start at once; cold: has to be loaded first"
+    )
+    price_formula: PriceFormula | None = None
+    limits: dict[str, dict[str, int | float]] | None = Field(
+        default=None, description="bounds of each field of the input; a plan's may be smaller"
+    )
 
 
 class Limits(_Answer):
@@ -293,6 +242,13 @@ class JobCounts(_Answer):
     running: int
 
 
+class Banner(_Answer):
+    """What the operator tells everybody; also in the header `Tessera-Banner`, percent-encoded."""
+
+    message: str
+    since: datetime
+
+
 class Me(_Answer):
     id: str
     name: str
@@ -302,6 +258,7 @@ class Me(_Answer):
     limits: Limits
     quota: Quota
     jobs: JobCounts
+    banner: Banner | None = None
 
 
 class UsageDay(_Answer):
@@ -311,8 +268,14 @@ class UsageDay(_Answer):
     jobs: int
 
 
+class UsageTotals(_Answer):
+    used_tokens: Tokens
+    jobs: int
+
+
 class Usage(_Answer):
     data: list[UsageDay]
+    totals: UsageTotals
     today: Quota
 
 
@@ -341,6 +304,7 @@ class UserAnswer(_Answer):
     queued: int
     running: int
     banned_at: datetime | None = None
+    ban_reason: str | None = None
 
 
 class NewUser(UserAnswer):
@@ -501,6 +465,37 @@ SUBMISSION_BODY = _body(
             "metadata": {"type": "object", "description": "yours: returned as it is; at most 4 KiB"},
             "deadline": {**_TIME, "description": "not worth starting after this: then it expires, refunded"},
             "not_before": {**_TIME, "description": "wait until then; at most 30 days ahead"},
+            "age_restricted": {
+                "type": "boolean",
+                "default": False,
+                "description": "whether age-restricted content may be shown where this is asked for",
+            },
+            "webhook": {
+                "description": "where this job's events are sent to (docs/webhooks.md): an address, or with the events",
+                "oneOf": [
+                    {"type": "string", "maxLength": 2048},
+                    {
+                        "type": "object",
+                        "required": ["url"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "url": {"type": "string", "maxLength": 2048},
+                            "events": {"type": "array", "minItems": 1, "items": {"enum": list(EVENT_TYPES)}},
+                        },
+                    },
+                ],
+            },
+            "delivery": {
+                "description": "the chat that it came from; for service keys only",
+                "type": "object",
+                "required": ["platform", "bot", "chat"],
+                "properties": {
+                    "platform": {"type": "string", "maxLength": 32},
+                    "bot": {"type": "string", "maxLength": 64},
+                    "chat": {"type": ["string", "integer"]},
+                    "events": {"type": "array", "minItems": 1, "items": {"enum": list(EVENT_TYPES)}},
+                },
+            },
         },
     },
     {
@@ -525,7 +520,16 @@ UPLOAD_BODY = {
                 "required": ["file"],
                 "properties": {"file": {"type": "string", "format": "binary"}},
             }
-        }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["url"],
+                "additionalProperties": False,
+                "properties": {"url": {"type": "string", "format": "uri", "maxLength": 2048}},
+            },
+            "examples": {"url": {"value": {"url": "https://example.org/lighthouse.jpg"}}},
+        },
     },
 }
 
@@ -538,7 +542,7 @@ KEY_BODY = _body(
         "additionalProperties": False,
         "properties": {
             "name": _NAME,
-            "scopes": {"type": "array", "items": {"enum": ["jobs", "read", "admin"]}, "default": ["jobs"]},
+            "scopes": {"type": "array", "items": {"enum": [scope.value for scope in Scope]}, "default": ["jobs"]},
             "daily_cap_tokens": {"type": ["number", "null"], "minimum": 0},
             "expires_at": _TIME,
         },

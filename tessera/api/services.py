@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tessera.admission import Admission
+from tessera.api.bell import Bell
 from tessera.api.feed import Feed
+from tessera.api.sender import Sender
+from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks
 from tessera.artifacts import ArtifactStore
 from tessera.catalog import Catalog
 from tessera.config import Settings
+from tessera.outbound import Outbound
 from tessera.ports import SchedulerPort
 from tessera.store.database import Database
 
@@ -33,5 +37,10 @@ class Services:
     scheduler: SchedulerPort
     feed: Feed
     watermarks: Watermarks
+    outbound: Outbound
+    bell: Bell
+    sender: Sender
+    standing: Standing
     clock: Callable[[], datetime] = utc_now
+    body_silence_s: float = 20.0  # how long a request's body may say nothing; see middleware.py
     heartbeat_s: float = 15.0  # proxies close a silent stream after 30 s or more

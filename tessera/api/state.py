@@ -30,6 +30,8 @@ class Api:
     depth: DepthGauge
     patterns: list[tuple[re.Pattern[str], set[str]]] = field(default_factory=list)  # of all routes, with their methods
     streams: Counter[UUID] = field(default_factory=Counter)
+    fetches: Counter[UUID] = field(default_factory=Counter)  # of files by address, of each user
+    leaving: set[asyncio.Task[None]] = field(default_factory=set)  # cancels of jobs whose callers went away
     media: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MEDIA_THREADS))
 
 

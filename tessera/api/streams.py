@@ -46,60 +46,77 @@ class JobEvents:
 
     async def messages(self) -> AsyncGenerator[bytes]:
         """Server-sent events until the final one. Raises Unavailable before the first, and never after it."""
+        opened = False
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if event is not None:
+                    yield self._message(event)
+                elif opened:
+                    yield HEARTBEAT
+                else:
+                    opened = True
+                    yield b"retry: %d\n\n" % RECONNECT_MS
+
+    async def events(self) -> AsyncGenerator[FeedEvent | None]:
+        """The events until the final one. The first item is None: the stream is open; a later one is a heartbeat.
+
+        Raises Unavailable before the first, and never after it. The end without a final event means that the replica
+        stops, or that Postgres is away: read the job again.
+        """
         async with self._feed.subscribe(self._job_id) as subscription:
             was_over = self._over
             past = await self._past()
-            yield b"retry: %d\n\n" % RECONNECT_MS
+            yield None
             try:
                 for event in past:
-                    async for message in self._tell(event):
-                        yield message
+                    async for told in self._tell(event):
+                        yield told
                 if was_over or self._over:
                     return
                 if self._running:
-                    async for message in self._so_far():
-                        yield message
-                async for message in self._live(subscription):
-                    yield message
+                    async for told in self._so_far():
+                        yield told
+                async for news in self._live(subscription):
+                    yield news
             except TesseraError as error:
                 # The client comes back with its Last-Event-ID; by then Postgres may be there again.
                 log.info("event_stream_broken", code=error.code)
 
-    async def _live(self, subscription: Subscription) -> AsyncGenerator[bytes]:
+    async def _live(self, subscription: Subscription) -> AsyncGenerator[FeedEvent | None]:
         while not self._over:
             subscription.waiting = not self._running
-            event = await subscription.next(self._heartbeat_s)
+            came = await subscription.next(self._heartbeat_s)
             if subscription.lagging:
                 subscription.lagging = False
                 for missed in await self._past():
-                    async for message in self._tell(missed):
-                        yield message
-            if event is None:
+                    async for told in self._tell(missed):
+                        yield told
+            if came is None:
                 if subscription.closed:
                     return
-                yield HEARTBEAT
-            elif isinstance(event, DurableEvent):
-                if event.job_seq > self._last + 1:
+                yield None
+            elif isinstance(came, DurableEvent):
+                if came.job_seq > self._last + 1:
                     for missed in await self._past():
-                        async for message in self._tell(missed):
-                            yield message
-                elif event.job_seq == self._last + 1:
-                    async for message in self._tell(event):
-                        yield message
+                        async for told in self._tell(missed):
+                            yield told
+                elif came.job_seq == self._last + 1:
+                    async for told in self._tell(came):
+                        yield told
             else:
-                if event.attempt > self._attempt or (event.attempt == self._attempt and not self._running):
+                if came.attempt > self._attempt or (came.attempt == self._attempt and not self._running):
                     # The scheduler's word was faster than the tail: its claim is committed, so it can be read.
                     for missed in await self._past():
-                        async for message in self._tell(missed):
-                            yield message
-                async for message in self._ephemeral(event):
-                    yield message
+                        async for told in self._tell(missed):
+                            yield told
+                async for told in self._ephemeral(came):
+                    yield told
 
     async def _past(self) -> list[DurableEvent]:
         rows = await self._db.rows("events_of_job", job_id=self._job_id, after=self._last)
         return [DurableEvent.of(row) for row in rows if is_public(row)]
 
-    async def _tell(self, event: DurableEvent) -> AsyncGenerator[bytes]:
+    async def _tell(self, event: DurableEvent) -> AsyncGenerator[FeedEvent]:
         """A durable event; before the end of a text, what was not streamed of it: chunks travel another way, and the
         last of them may be slower than the commit."""
         if event.type == EventType.COMPLETED and self._is_text:
@@ -108,46 +125,39 @@ class JobEvents:
             if len(text) > self._text_end:
                 data = {"offset": self._text_end, "text": text[self._text_end :]}
                 self._text_end = len(text)
-                yield self._message(
-                    LiveEvent(job_id=self._job_id, attempt=event.attempt, type=EventType.CHUNK, at=event.at, data=data)
+                yield LiveEvent(
+                    job_id=self._job_id, attempt=event.attempt, type=EventType.CHUNK, at=event.at, data=data
                 )
-        yield self._durable(event)
+        self._note(event)
+        yield event
 
-    def _durable(self, event: DurableEvent) -> bytes:
+    def _note(self, event: DurableEvent) -> None:
         self._last = event.job_seq
         self._attempt = event.attempt
         self._running = event.type in (EventType.STARTED, EventType.OUTPUT)
         self._over = event.type in FINAL_EVENTS
         if event.type in (EventType.STARTED, EventType.QUEUED):
             self._text_end = 0
-        return sse(
-            job_id=self._public_id,
-            event_type=event.type,
-            at=event.at,
-            attempt=event.attempt,
-            data=event_data(event.type, event.data),
-            event_id=event.job_seq,
-        )
 
-    async def _ephemeral(self, event: LiveEvent) -> AsyncGenerator[bytes]:
+    async def _ephemeral(self, event: LiveEvent) -> AsyncGenerator[FeedEvent]:
         if event.attempt == _PLACE:
             if not self._running and not self._over:
-                yield self._message(event)
+                yield event
         elif event.attempt == self._attempt and self._running:
             if event.type == EventType.CHUNK and event.data["offset"] > self._text_end:
-                async for message in self._so_far():  # a gap: chunks were dropped on the way
-                    yield message
+                async for told in self._so_far():  # a gap: chunks were dropped on the way
+                    yield told
             else:
                 shown = self._fresh(event)
                 if shown is not None:
-                    yield self._message(shown)
+                    yield shown
 
-    async def _so_far(self) -> AsyncGenerator[bytes]:
+    async def _so_far(self) -> AsyncGenerator[FeedEvent]:
         for event in await self._feed.so_far(self._job_id):
             if event.attempt == self._attempt:
                 shown = self._fresh(event)
                 if shown is not None:
-                    yield self._message(shown)
+                    yield shown
 
     def _fresh(self, event: LiveEvent) -> LiveEvent | None:
         """The event without the text that was sent already; None for a chunk with nothing new or after a gap."""
@@ -161,7 +171,16 @@ class JobEvents:
         self._text_end += len(new)
         return LiveEvent(job_id=event.job_id, attempt=event.attempt, type=event.type, at=event.at, data=data)
 
-    def _message(self, event: LiveEvent) -> bytes:
+    def _message(self, event: FeedEvent) -> bytes:
+        if isinstance(event, DurableEvent):
+            return sse(
+                job_id=self._public_id,
+                event_type=event.type,
+                at=event.at,
+                attempt=event.attempt,
+                data=event_data(event.type, event.data),
+                event_id=event.job_seq,
+            )
         attempt = self._attempt if event.attempt == _PLACE else event.attempt
         return sse(job_id=self._public_id, event_type=event.type, at=event.at, attempt=attempt, data=event.data)
 
@@ -204,7 +223,7 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.body", "body": b""})
 
             pumping = asyncio.create_task(pump())
-            leaving = asyncio.create_task(_left(receive))
+            leaving = asyncio.create_task(left(receive))
             try:
                 await asyncio.wait((pumping, leaving), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -215,6 +234,7 @@ class EventStreamResponse(Response):
                     await pumping
 
 
-async def _left(receive: Receive) -> None:
+async def left(receive: Receive) -> None:
+    """Returns when the client has gone away. The body has to be read before."""
     while (await receive())["type"] != "http.disconnect":
         pass

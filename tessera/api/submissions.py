@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -35,7 +35,18 @@ MAX_AHEAD = timedelta(days=30)  # of not_before: longer than any plan but pro ke
 SEEDS = 2**32  # of those that we choose: short enough to be typed again
 MAX_SCALED_PX = 4096 * 4096  # the largest picture of the product; a plan's limit may be smaller
 
-FIELDS = ("kind", "model", "input", "tier", "metadata", "deadline", "not_before")
+FIELDS = (
+    "kind",
+    "model",
+    "input",
+    "tier",
+    "metadata",
+    "deadline",
+    "not_before",
+    "webhook",
+    "delivery",
+    "age_restricted",
+)
 _NOTHING = "Nothing was submitted or charged."
 
 
@@ -51,6 +62,7 @@ class Wanted:
     deadline: datetime | None
     not_before: datetime | None
     body: Mapping[str, Any]
+    age_restricted: bool = False  # whether such content may be shown where it is asked for
 
 
 def refuse(field: str, message: str) -> InvalidInput:
@@ -115,9 +127,35 @@ def read_submission(raw: bytes, now: datetime) -> Wanted:
         model=model,
         data=parse_input(kind, data),
         batch=body.get("tier") == "batch",
-        metadata=_metadata(body.get("metadata")),
+        metadata=read_metadata(body.get("metadata")),
         deadline=deadline,
         not_before=not_before,
+        body=body,
+        age_restricted=_age_restricted(body),
+    )
+
+
+def plainly(
+    kind: Kind,
+    model: str | None,
+    data: AnyInput,
+    *,
+    body: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+    batch: bool = False,
+) -> Wanted:
+    """What another shape of the API asks for: an input that is checked already, to be run as soon as can be.
+
+    ``body`` is what an Idempotency-Key is bound to. Raises InvalidInput for metadata that cannot be stored.
+    """
+    return Wanted(
+        kind=kind,
+        model=model,
+        data=data,
+        batch=batch,
+        metadata=read_metadata(metadata),
+        deadline=None,
+        not_before=None,
         body=body,
     )
 
@@ -137,6 +175,7 @@ def wanted_again(job: Mapping[str, Any]) -> Wanted:
         deadline=None,
         not_before=None,
         body={"retried_from": str(job["id"])},
+        age_restricted=bool((job["moderation"] or {}).get("age_restricted")),
     )
 
 
@@ -164,13 +203,24 @@ async def prepare(
 ) -> Submission:
     """Complete and price what is wanted, for this caller.
 
-    Raises UnknownModel, InvalidInput (a limit of the plan, a file that is not there), or Unavailable.
+    Raises UnknownModel, InvalidInput (a limit of the plan, a file that is not there), ContentBlocked, or Unavailable.
     """
     # The size first: it needs no look at the files, and says more to who is over it.
     check_limits(caller.limits, caller.plan, wanted.data)
+    moderation = await moderate(services, wanted)
     priced = await price(services, caller, wanted)
     check_scale(caller, wanted.data, priced)
-    return submission_of(caller, wanted, priced, idempotency_key=idempotency_key, request_id=request_id)
+    submission = submission_of(caller, wanted, priced, idempotency_key=idempotency_key, request_id=request_id)
+    return submission if moderation is None else replace(submission, moderation=moderation)
+
+
+async def moderate(services: Services, wanted: Wanted) -> dict[str, Any] | None:
+    """What moderation keeps with the job, None for the ordinary one. Raises ContentBlocked, or Unavailable."""
+    verdict = await services.standing.screen(wanted.data, wanted.kind.value, age_restricted=wanted.age_restricted)
+    marks = verdict.marks()
+    if wanted.age_restricted:
+        return {**(marks or {}), "age_restricted": True}
+    return marks
 
 
 async def price(services: Services, caller: Caller, wanted: Wanted) -> Priced:
@@ -238,31 +288,45 @@ def read_time(body: Mapping[str, Any], field: str) -> datetime | None:
     return found
 
 
-def _metadata(value: object) -> Mapping[str, Any]:
+def _age_restricted(body: Mapping[str, Any]) -> bool:
+    """Whether the caller says that age-restricted content is allowed; a bot says so of the chat, in its delivery."""
+    found = False
+    delivery = body.get("delivery")
+    places = (("age_restricted", body), ("delivery.age_restricted", delivery if isinstance(delivery, dict) else {}))
+    for field, place in places:
+        value = place.get("age_restricted")
+        if value is not None and not isinstance(value, bool):
+            raise refuse(field, "must be true or false: whether age-restricted content is allowed there")
+        found = found or bool(value)
+    return found
+
+
+def read_metadata(value: object) -> Mapping[str, Any]:
+    """What a user may keep with a job or a batch. Raises InvalidInput."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise refuse("metadata", "must be an object")
-    _check_json(value, MAX_METADATA_DEPTH)
+    check_json("metadata", value, MAX_METADATA_DEPTH)
     if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
         raise refuse("metadata", f"is larger than {MAX_METADATA_BYTES} bytes")
     return value
 
 
-def _check_json(value: object, depth: int) -> None:
-    """What jsonb and orjson can hold: no NUL, no bottomless nesting."""
+def check_json(field: str, value: object, depth: int) -> None:
+    """What jsonb and orjson can hold: no NUL, no bottomless nesting. Raises InvalidInput that names the field."""
     if depth == 0:
-        raise refuse("metadata", f"is nested deeper than {MAX_METADATA_DEPTH} levels")
+        raise refuse(field, "is nested too deeply")
     if isinstance(value, str):
         if "\x00" in value:
-            raise refuse("metadata", "contains a NUL character, which cannot be stored: remove it")
+            raise refuse(field, "contains a NUL character, which cannot be stored: remove it")
     elif isinstance(value, dict):
         for name, item in value.items():
-            _check_json(name, depth)
-            _check_json(item, depth - 1)
+            check_json(field, name, depth)
+            check_json(field, item, depth - 1)
     elif isinstance(value, list):
         for item in value:
-            _check_json(item, depth - 1)
+            check_json(field, item, depth - 1)
 
 
 def _digest(body: Mapping[str, Any]) -> bytes:
