@@ -20,7 +20,7 @@ from tessera.cli.screen import Screen, clean, number, span, stdout_is_terminal, 
 from tessera.cli.session import call
 
 if TYPE_CHECKING:
-    from tessera.client import AccountEntry, ApiKey, Client, Quota, User
+    from tessera.client import AccountEntry, ApiKey, Client, Deleted, Quota, User
 
 keys_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Make, list and revoke the API keys of your programs."
@@ -148,13 +148,19 @@ def usage(
 
 [cyan]tessera keys create laptop[/cyan]
 
-[cyan]tessera keys create ci --scope jobs --daily-cap 50 --expires 90d --json[/cyan]""",
+[cyan]tessera keys create ci --scope jobs --daily-cap 50 --expires 90d --json[/cyan]
+
+[cyan]tessera keys create bots --scope service[/cyan]   for the bots: it acts for the person who writes to them""",
 )
 def keys_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="To recognise it by.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="SCOPE", help="jobs (else this), read (look only), admin; may be repeated."),
+        typer.Option(
+            "--scope",
+            metavar="SCOPE",
+            help="jobs (else this), read (look only); operators: service (bots), admin. May be repeated.",
+        ),
     ] = None,
     daily_cap: Annotated[
         float | None,
@@ -260,13 +266,36 @@ def users_set_plan(
     screen = Screen(json=json)
 
     async def change(client: Client) -> User:
-        return await client.users_set_plan(await _user_id(client, user), plan)
+        return await client.users_set_plan(await user_id_of(client, user), plan)
 
     changed = call(change, screen)
     if json:
         screen.print_json(changed.dump())
     else:
         screen.say(Text(f"{clean(changed.name)} is on plan {changed.plan} now."))
+
+
+@users_app.command("delete", epilog="[cyan]tessera users delete ada[/cyan]")
+def users_delete(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Id or name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete a user's account for good; a ban goes on for each of its identities."""
+    screen = Screen(json=json)
+    if not yes:
+        typer.confirm(
+            f"This deletes {clean(user)} with all prompts, files and keys, for good. Go on?", abort=True, err=True
+        )
+
+    async def work(client: Client) -> Deleted:
+        return await client.users_delete(await user_id_of(client, user))
+
+    deleted = call(work, screen)
+    if json:
+        screen.print_json(deleted.dump())
+    else:
+        screen.say(Text(f"Deleted: {clean(deleted.id)}."))
 
 
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="For the ledger and the audit.")]
@@ -288,7 +317,7 @@ def users_grant(
         raise CliError(f"TOKENS is '{clean(tokens)}': 'tessera users adjust' takes tokens away. Nothing was changed.")
 
     async def work(client: Client) -> AccountEntry:
-        return await client.users_grant(await _user_id(client, user), amount, reason)
+        return await client.users_grant(await user_id_of(client, user), amount, reason)
 
     _show_entry(call(work, screen), user, screen)
 
@@ -317,7 +346,7 @@ def users_adjust(
     amount, on = parse_tokens(tokens), _parse_day(day)
 
     async def work(client: Client) -> AccountEntry:
-        return await client.users_adjust(await _user_id(client, user), amount, reason, day=on)
+        return await client.users_adjust(await user_id_of(client, user), amount, reason, day=on)
 
     _show_entry(call(work, screen), user, screen)
 
@@ -357,7 +386,8 @@ def _show_entry(entry: AccountEntry, user: str, screen: Screen) -> None:
     )
 
 
-async def _user_id(client: Client, user: str) -> str:
+async def user_id_of(client: Client, user: str) -> str:
+    """The id of a user who is named by it or by name. Raises CliError."""
     if user.startswith("user_"):
         return user
     named = [found.id for found in await client.users_list() if found.name == user]

@@ -14,16 +14,22 @@ from typer.main import get_command
 from tessera.cli import (
     account,
     audit,
+    batch,
+    deliveries,
     generate,
+    history,
     inspection,
     jobs,
     ledger,
+    moderation,
     pauses,
+    people,
     platform,
     queue,
     report,
     simulate,
     workers,
+    workflows,
 )
 from tessera.cli.exits import EXIT_CODES_HELP, ExitCode, tell
 from tessera.cli.screen import Screen
@@ -62,17 +68,23 @@ MAKE, WORK, ACCOUNT, PLATFORM = "Make something", "Jobs", "Account", "This machi
 
 app.add_typer(generate.app, name="generate", rich_help_panel=MAKE)
 app.command("transcribe", rich_help_panel=MAKE, epilog=generate.TRANSCRIBE_EPILOG)(generate.transcribe)
+batch.register(app, MAKE, PLATFORM)
 jobs.register(app, WORK)
 queue.register(app, WORK)
 account.register(app, ACCOUNT)
+people.register(app, ACCOUNT)
 ledger.register(app, ACCOUNT)
 platform.register(app, PLATFORM)
 inspection.register(app, PLATFORM)
 workers.register(app, PLATFORM)
 pauses.register(app, PLATFORM)
+moderation.register(app, PLATFORM)
+deliveries.register(app, PLATFORM)
 report.register(app, PLATFORM)
 audit.register(app, PLATFORM)
 simulate.register(app, PLATFORM)
+workflows.register(app, PLATFORM)
+history.register(app, PLATFORM)
 
 
 def _version(asked: bool) -> None:

@@ -123,12 +123,17 @@ def logs(
         _print_line(line, known, width, screen)
 
 
-def doctor(json: JsonOption = False) -> None:
-    """Look for what is wrong with this machine and say how it is put right; list every listening port."""
+def doctor(
+    node: Annotated[
+        str, typer.Option("--node", metavar="NODE", help="Which node of the cluster file this machine is.")
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    """Look for what is wrong with this machine and its engines, and say how it is put right; list listening ports."""
     from tessera.local.doctor import examine
 
     screen = Screen(json=json)
-    report = examine(find_platform())
+    report = examine(find_platform(), node or None)
     if json:
         screen.print_json(_report_json(report))
     else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.cli.exits import CliError
 from tessera.cli.screen import stdout_is_terminal
+from tessera.subtitles import srt, vtt
 
 if TYPE_CHECKING:
     from tessera.client import Artifact, Job
@@ -152,29 +153,4 @@ def render_text(output: dict[str, Any], format: TextFormat) -> str:
         return text if text.endswith("\n") or not text else text + "\n"
     segments = output.get("segments")
     found = [s for s in segments if isinstance(s, dict)] if isinstance(segments, list) else []
-    return _srt(found) if format is TextFormat.SRT else _vtt(found)
-
-
-def _srt(segments: Sequence[dict[str, Any]]) -> str:
-    blocks = [
-        f"{index}\n{_clock(s.get('start_s'), ',')} --> {_clock(s.get('end_s'), ',')}\n{_caption(s)}\n"
-        for index, s in enumerate(segments, start=1)
-    ]
-    return "\n".join(blocks)
-
-
-def _vtt(segments: Sequence[dict[str, Any]]) -> str:
-    blocks = [f"{_clock(s.get('start_s'), '.')} --> {_clock(s.get('end_s'), '.')}\n{_caption(s)}\n" for s in segments]
-    return "\n".join(["WEBVTT\n", *blocks])
-
-
-def _caption(segment: dict[str, Any]) -> str:
-    return " ".join(str(segment.get("text") or "").split()).replace("-->", "->")
-
-
-def _clock(seconds: object, point: str) -> str:
-    ms = round(float(seconds) * 1000) if isinstance(seconds, (int, float)) else 0
-    rest, ms = divmod(max(0, ms), 1000)
-    minutes, second = divmod(rest, 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours:02d}:{minute:02d}:{second:02d}{point}{ms:03d}"
+    return srt(found) if format is TextFormat.SRT else vtt(found)

@@ -85,7 +85,7 @@ def advance(progress: JobProgress, event: Event, now: float) -> JobProgress:
                 progress,
                 phase="queued",
                 position=progress.position if position is None else position,
-                eta=progress.eta if eta is None else eta,
+                eta=eta if "eta" in data else progress.eta,
             )
         case EventType.STARTED:
             return replace(progress, phase="running", running_since=now, position=None, eta=None, note="", waits="")

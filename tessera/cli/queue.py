@@ -24,6 +24,8 @@ def queue(json: JsonOption = False) -> None:
     if json:
         screen.print_json(found.dump())
         return
+    if found.banner is not None:
+        screen.say(Text(clean(found.banner.message), style="bold yellow"))
     for pause in found.pauses:
         words = f": {clean(pause.message)}" if pause.message else "."
         screen.say(Text(f"Jobs of kind {clean(pause.kind)} are paused{words}", style="yellow"))

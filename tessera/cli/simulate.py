@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.status import Status
@@ -16,8 +18,9 @@ from tessera.cli.options import JsonOption, QuietOption
 from tessera.cli.screen import Screen, clean, span, stderr_is_terminal, table
 
 if TYPE_CHECKING:
-    from tessera.simulator import Scenario
+    from tessera.simulator import LoadOfJobs, Scenario
 
+T = TypeVar("T")
 SHOWN_AFTER_S = 1.0  # what is done sooner needs no progress
 
 
@@ -27,7 +30,8 @@ def register(app: typer.Typer, panel: str) -> None:
         "simulate",
         rich_help_panel=panel,
         epilog="[cyan]tessera simulate --list[/cyan]\n\n[cyan]tessera simulate video-day --policy tessera --policy fifo"
-        "[/cyan]\n\n[cyan]tessera simulate --out results[/cyan]   all of them, with tables and a page of plots",
+        "[/cyan]\n\n[cyan]tessera simulate --out results[/cyan]   all of them, with tables and a page of plots"
+        "\n\n[cyan]tessera simulate --from-history jobs.jsonl[/cyan]   what really ran, under each policy",
     )(simulate)
 
 
@@ -43,9 +47,17 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", min=0, help="Draw other jobs than the scenario's own.")
     ] = None,
+    from_history: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-history",
+            metavar="FILE",
+            help="Replay the jobs that 'tessera history' has written, on their own machines or on those of a scenario.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Write report.md, results.json and plot.html into this folder."),
+        typer.Option("--out", metavar="DIR", help="Write tables, numbers and plots into this folder."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", metavar="", help="Name the shipped scenarios.")] = False,
     json: JsonOption = False,
@@ -63,13 +75,58 @@ def simulate(
         if name not in simulator.POLICIES:
             known = list(simulator.POLICIES)
             raise CliError(f"There is no policy '{clean(name)}'. Known are: {', '.join(known)}.", known=known)
-    chosen = [_scenario(name) for name in scenarios or simulator.shipped()]
+    chosen = _loads(scenarios or [], from_history, seed)
     if out is not None:
         _folder(out)
-    _run(chosen, policies, seed, out, screen)
+    _run(chosen, policies, out, screen)
 
 
-def _run(chosen: list[Scenario], policies: list[str], seed: int | None, out: Path | None, screen: Screen) -> None:
+@dataclass(frozen=True)
+class _Chosen:
+    """A scenario to run, and where its jobs come from: they are drawn, or read, when its turn comes."""
+
+    scenario: Scenario
+    seed: int | None
+    load: Callable[[], LoadOfJobs]
+
+
+def _loads(names: list[str], from_history: Path | None, seed: int | None) -> list[_Chosen]:
+    from tessera import simulator
+
+    if from_history is None:
+        return [_drawn(_scenario(name), seed) for name in names or simulator.shipped()]
+    if seed is not None:
+        raise CliError("--seed draws jobs; with --from-history there is nothing to draw.")
+    if not names:
+        return [_replayed(from_history, None)]
+    return [_replayed(from_history, _scenario(name)) for name in names]
+
+
+def _drawn(scenario: Scenario, seed: int | None) -> _Chosen:
+    from tessera import simulator
+
+    used = scenario.seed if seed is None else seed
+    return _Chosen(scenario, used, lambda: _told(lambda: simulator.draw(scenario, used)))
+
+
+def _replayed(file: Path, machines: Scenario | None) -> _Chosen:
+    from tessera import simulator
+
+    scenario, load = _told(lambda: simulator.load_history(str(file), machines))
+    return _Chosen(scenario, None, lambda: load)
+
+
+def _told(work: Callable[[], T]) -> T:
+    """The work, with its fault in one line."""
+    from tessera import simulator
+
+    try:
+        return work()
+    except simulator.ScenarioError as error:
+        raise CliError(clean(error), code="scenario") from error
+
+
+def _run(chosen: list[_Chosen], policies: list[str], out: Path | None, screen: Screen) -> None:
     from tessera import simulator
     from tessera.simulator import metrics, plot, report
 
@@ -77,20 +134,24 @@ def _run(chosen: list[Scenario], policies: list[str], seed: int | None, out: Pat
     texts, runs = [], []
     silent = screen.json or screen.quiet or not stderr_is_terminal()
     with nullcontext() if silent else Status("", console=screen.err) as status:
-        for scenario in chosen:
-            began = time.monotonic()
+        for each in chosen:
+            began, scenario = time.monotonic(), each.scenario
+            load = each.load()
 
             def told(name: str, done: float, began: float = began, scenario: Scenario = scenario) -> None:
                 if status is not None and time.monotonic() - began > SHOWN_AFTER_S:
                     status.update(Text(f"{scenario.name}: {name} {done:.0%}"))
 
-            records = simulator.simulate(scenario, policies, seed=seed, progress=told)
-            results = [metrics.measure(record) for record in records]
-            runs.append(records if out is not None else [])
+            alone = simulator.own_shares(scenario, load, progress=told) if len(policies) > 1 else None
+            records, results = [], []
+            for name in policies:
+                [record] = simulator.run(scenario, load, [name], progress=told)
+                results.append(metrics.measure(record, alone))
+                records.append(plot.drawn(record))
+            runs.append(records)
             texts.append(report.markdown(scenario, results))
-            used = scenario.seed if seed is None else seed
             documents.append(
-                {"scenario": scenario.name, "seed": used, "results": [result.dump() for result in results]}
+                {"scenario": scenario.name, "seed": each.seed, "results": [result.dump() for result in results]}
             )
             if not screen.json:
                 screen.out.print(texts[-1], markup=False)
@@ -101,7 +162,9 @@ def _run(chosen: list[Scenario], policies: list[str], seed: int | None, out: Pat
         (out / "report.md").write_text("\n".join(texts), encoding="utf-8")
         (out / "results.json").write_text(json.dumps(documents, indent=1) + "\n", encoding="utf-8")
         (out / "plot.html").write_text(plot.page(runs), encoding="utf-8")
-        screen.say(Text(f"Written: {out / 'report.md'}, {out / 'results.json'}, {out / 'plot.html'}."))
+        for records in runs:
+            (out / f"{records[0].scenario.name}.svg").write_text(plot.picture(records), encoding="utf-8")
+        screen.say(Text(f"Written to {out}: report.md, results.json, plot.html, and an .svg for each scenario."))
     if screen.json:
         screen.print_json({"scenarios": documents})
 
@@ -109,10 +172,7 @@ def _run(chosen: list[Scenario], policies: list[str], seed: int | None, out: Pat
 def _scenario(name: str) -> Scenario:
     from tessera import simulator
 
-    try:
-        return simulator.load(name)
-    except simulator.ScenarioError as error:
-        raise CliError(clean(error), code="scenario") from error
+    return _told(lambda: simulator.load(name))
 
 
 def _folder(out: Path) -> None:

@@ -10,11 +10,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 
+from tessera.client.bots import BotCalls
 from tessera.client.errors import ApiError, BadAnswer, ConnectionFailed
 from tessera.client.events import GIVE_UP_S, SILENCE_S, EventStream, Interruption
 from tessera.client.files import open_temporary
@@ -41,18 +42,23 @@ from tessera.client.models import (
     User,
     Worker,
 )
+from tessera.client.moderation import ModerationCalls
+from tessera.client.people import PeopleCalls
+from tessera.client.sharing import SharingCalls
 from tessera.client.transport import NeverConnected, RetryPolicy, Transport, Wait, describe, retry_delay_s
+from tessera.client.webhooks import WebhookCalls
 
+UPLOAD_PIECE_BYTES = 64 << 10
 Progress = Callable[[int, int | None], None]
 ItemT = TypeVar("ItemT", bound=Answer)
 
 
-class Client:
+class Client(PeopleCalls, BotCalls, SharingCalls, ModerationCalls, WebhookCalls):
     """The API of one server, as one user. Use it as ``async with Client(url, api_key) as client``.
 
-    ``on_behalf_of`` ("telegram:123") makes a service key act for a person. Calls may run at the same time. Every
-    method raises ApiError, ConnectionFailed or BadAnswer (all ClientError). Calls that may be repeated are, within
-    ``retry``; ``on_wait`` is told of each pause.
+    ``on_behalf_of`` ("telegram:123") makes a service key act for one person, ``acting_for`` for any. Calls may run at
+    the same time. Every method raises ApiError, ConnectionFailed or BadAnswer (all ClientError). Calls that may be
+    repeated are, within ``retry``; ``on_wait`` is told of each pause.
     """
 
     def __init__(
@@ -93,9 +99,22 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
         deadline: datetime | None = None,
         not_before: datetime | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
+        delivery: Mapping[str, Any] | None = None,
+        age_restricted: bool | None = None,
     ) -> Job:
-        """Submit a job. Safe to repeat with the same ``idempotency_key`` for 24 hours; one is made when None."""
+        """Submit a job. Safe to repeat with the same ``idempotency_key`` for 24 hours; one is made when None.
+
+        ``webhook``: an address for its events, or ``{url, events}``. ``delivery``: the chat that it came from, by a
+        service key only: platform, bot and chat, and whatever else the bot wants back with each event.
+        ``age_restricted``: whether what is for adults may be shown where this is asked for.
+        """
         body = _submission(kind, input, model, tier, metadata, deadline, not_before)
+        for name, value in (("webhook", webhook), ("delivery", delivery)):
+            if value is not None:
+                body[name] = value if isinstance(value, str) else dict(value)
+        if age_restricted is not None:
+            body["age_restricted"] = age_restricted
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return await self._transport.call("POST", "/v1/jobs", Job, json=body, headers=headers, repeatable=True)
 
@@ -166,13 +185,13 @@ class Client:
     def events(
         self,
         job_id: str,
-        last_event_id: int | None = None,
+        after: int | None = None,
         *,
         on_interruption: Callable[[Interruption], None] | None = None,
         silence_s: float = SILENCE_S,
         give_up_s: float = GIVE_UP_S,
     ) -> AsyncGenerator[Event]:
-        """The job's events up to the final one, over broken lines too; see ``EventStream``.
+        """The job's events after that id (None: all) up to the final one, over broken lines too; see ``EventStream``.
 
         Close it (``contextlib.aclosing``) when it is left before its end.
         """
@@ -181,7 +200,7 @@ class Client:
             self._transport,
             path,
             lambda: self.get_job(job_id),
-            last_event_id=last_event_id,
+            last_event_id=after,
             on_interruption=on_interruption,
             silence_s=silence_s,
             give_up_s=give_up_s,
@@ -189,7 +208,7 @@ class Client:
 
     def all_events(
         self,
-        last_event_id: int | None = None,
+        after: int | None = None,
         *,
         on_interruption: Callable[[Interruption], None] | None = None,
         silence_s: float = SILENCE_S,
@@ -197,14 +216,14 @@ class Client:
     ) -> AsyncGenerator[Event]:
         """The durable events of all of the user's jobs, without end, over broken lines too; see ``EventStream``.
 
-        After ``last_event_id`` (an ``id`` of this stream, 0 for all that is kept), or from now on. Close it
+        After ``after`` (an ``id`` of this stream, 0 for all that is kept), or from now on. Close it
         (``contextlib.aclosing``) when it is left.
         """
         return EventStream(
             self._transport,
             "/v1/events",
             None,
-            last_event_id=last_event_id,
+            last_event_id=after,
             on_interruption=on_interruption,
             silence_s=silence_s,
             give_up_s=give_up_s,
@@ -301,8 +320,13 @@ class Client:
             temporary.replace(path)
         return done
 
-    async def upload(self, source: Path | bytes, *, name: str | None = None) -> Upload:
-        """Bring a file to the server, to be named in an input. ``name`` is its name there, by default the path's."""
+    async def upload(
+        self, source: Path | bytes, *, name: str | None = None, progress: Progress | None = None
+    ) -> Upload:
+        """Bring a file to the server, to be named in an input. ``name`` is its name there, by default the path's.
+
+        ``progress`` is told the bytes that were sent and those in all; a repetition after a broken line begins anew.
+        """
         filename = name or (source.name if isinstance(source, Path) else "upload")
 
         with ExitStack() as opened:
@@ -311,7 +335,8 @@ class Client:
                 # A file object is read in pieces, so that a long recording never lies in memory; each try has its own.
                 body = io.BytesIO(source) if isinstance(source, bytes) else opened.enter_context(source.open("rb"))
                 data = aiohttp.FormData()
-                data.add_field("file", body, filename=filename, content_type="application/octet-stream")
+                sent: Any = body if progress is None else _counted(body, progress)
+                data.add_field("file", sent, filename=filename, content_type="application/octet-stream")
                 return data
 
             # Repeated, it leaves an unused upload behind at most, which expires.
@@ -448,6 +473,16 @@ class Client:
             if not page.next_cursor or page.next_cursor == cursor:
                 return tuple(found)
             cursor = page.next_cursor
+
+
+async def _counted(body: IO[bytes], progress: Progress) -> AsyncGenerator[bytes]:
+    """A file in pieces, each told once it is on its way."""
+    done, total = 0, body.seek(0, io.SEEK_END)
+    body.seek(0)
+    while piece := body.read(UPLOAD_PIECE_BYTES):
+        yield piece
+        done += len(piece)
+        progress(done, total)
 
 
 def _submission(

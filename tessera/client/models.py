@@ -59,6 +59,13 @@ class Artifact(Answer):
     thumbnail_url: str | None = None
 
 
+class JobWebhook(Answer):
+    """Where a job's events are sent to."""
+
+    url: str
+    events: tuple[str, ...] = ()
+
+
 class Job(Answer):
     """A job as the server shows it. ``cost_tokens`` is what it holds, ``charged_tokens`` what it came to in the end."""
 
@@ -76,6 +83,7 @@ class Job(Answer):
     finished_at: datetime | None = None
     cancel_requested_at: datetime | None = None
     retried_from: str | None = None
+    webhook: JobWebhook | None = None
     attempt: int = 0
     input: dict[str, Any] = Field(default_factory=dict)
     output: dict[str, Any] | None = None
@@ -271,6 +279,81 @@ class Plan(Answer):
     limits: dict[str, Any] = Field(default_factory=dict)
 
 
+class ResolvedUser(Answer):
+    """The user behind an identity, and the plan."""
+
+    id: str
+    name: str = ""
+    plan: str = ""
+    tier: str = ""
+    daily_tokens: Number = 0
+
+
+class Resolved(Answer):
+    """A person as bots know one. ``new``: the user was made by this request."""
+
+    identity: str
+    new: bool = False
+    user: ResolvedUser
+    display_name: str | None = None
+    locale: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class IdentityView(Answer):
+    """Who a user is elsewhere. ``identity`` is "telegram:123"."""
+
+    identity: str
+    provider: str = ""
+    subject: str = ""
+    display_name: str | None = None
+    locale: str | None = None
+    linked_at: datetime | None = None
+
+
+class LinkCode(Answer):
+    """A code to be typed on another platform, once and before ``expires_at``."""
+
+    code: str = Field(repr=False)
+    expires_at: datetime | None = None
+
+
+class Linked(Answer):
+    """The account that is there now: ``merged_user_id`` is part of ``user_id``."""
+
+    user_id: str
+    merged_user_id: str = ""
+    plan: str = ""
+    identities: tuple[IdentityView, ...] = ()
+
+
+class Deleted(Answer):
+    """An account that is gone."""
+
+    id: str
+    deleted: bool = True
+
+
+class SharedLink(Answer):
+    """A link to a file that works without a key. ``url`` may be a path on the server."""
+
+    url: str
+    expires_at: datetime | None = None
+
+
+class Report(Answer):
+    """A report about a result, as its reporter sees it."""
+
+    id: str = ""
+    state: str = ""
+
+
+class PersonSettings(Answer):
+    """A person's settings, the same on every platform."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
 class Quota(Answer):
     """Today's tokens (UTC) and when they come back. ``daily_tokens`` None means that there is no limit."""
 
@@ -333,6 +416,13 @@ class QueuePause(Answer):
     since: datetime | None = None
 
 
+class Banner(Answer):
+    """What the operator tells everybody."""
+
+    message: str
+    since: datetime | None = None
+
+
 class Queue(Answer):
     """How much waits and runs, as counted at ``as_of``."""
 
@@ -342,6 +432,7 @@ class Queue(Answer):
     lines: tuple[QueueLine, ...] = ()
     models: tuple[QueueModel, ...] = ()
     pauses: tuple[QueuePause, ...] = ()
+    banner: Banner | None = None
 
 
 class LedgerEntry(Answer):

@@ -7,6 +7,7 @@ Knows nothing of jobs. What may be sent twice is retried on a broken line, on 50
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from yarl import URL
 from tessera.client.errors import ApiError, BadAnswer, ClientError, ConnectionFailed, api_error
 
 CONNECT_TIMEOUT_S = 5.0
+ON_BEHALF_OF = "Tessera-On-Behalf-Of"
 READ_TIMEOUT_S = 75.0  # above the 60 s that `Prefer: wait` may hold an answer back
 MAX_ERROR_BYTES = 1 << 20
 
@@ -82,13 +84,19 @@ class Transport:
         self.retry = retry or RetryPolicy()
         self._on_wait = on_wait
         self._headers = {"Accept": "application/json", "User-Agent": "tessera-python/0.1"}
-        for name, value in (("Authorization", api_key), ("Tessera-On-Behalf-Of", on_behalf_of)):
-            if value is None or not (value := value.strip()):
-                continue
-            if not (value.isascii() and value.isprintable()):
-                raise ClientError(f"The value for {name} has characters that no header can carry: copy it again.")
-            self._headers[name] = f"Bearer {value}" if name == "Authorization" else value
+        self._person: Mapping[str, str] = {}  # the header of the person for whom it asks; see acting_for
+        for name, value in (("Authorization", api_key), (ON_BEHALF_OF, on_behalf_of)):
+            if value is not None and (carried := _header(name, value)):
+                self._headers[name] = f"Bearer {carried}" if name == "Authorization" else carried
         self._session: aiohttp.ClientSession | None = None
+
+    def acting_for(self, identity: str) -> Transport:
+        """The same session, asking for this person. It lives as long as this one is open. Raises ClientError."""
+        if self._session is None:
+            raise RuntimeError("use 'async with Client(…) as client'")
+        other = copy.copy(self)
+        other._person = {ON_BEHALF_OF: _header(ON_BEHALF_OF, identity)}
+        return other
 
     async def __aenter__(self) -> Self:
         try:
@@ -220,7 +228,7 @@ class Transport:
                 params=params,
                 json=json,
                 data=data,
-                headers=headers,
+                headers={**(headers or {}), **self._person},
                 allow_redirects=method == "GET",  # a redirected POST would silently become a GET
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s),
             )
@@ -242,6 +250,14 @@ class Transport:
             yield response
         finally:
             response.close()
+
+
+def _header(name: str, value: str) -> str:
+    """A value that a header can carry; "" for none. Raises ClientError."""
+    value = value.strip()
+    if value and not (value.isascii() and value.isprintable()):
+        raise ClientError(f"The value for {name} has characters that no header can carry: copy it again.")
+    return value
 
 
 class NeverConnected(Exception):

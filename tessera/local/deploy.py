@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tessera.cards import OPERATORS_FOLDER as CARDS_FOLDER
 from tessera.config import Settings
 from tessera.local import processes, rest
+from tessera.manifests import OPERATORS_FOLDER as WORKFLOWS_FOLDER
 
 BUILDER = "deployments.app:build"
 CONTROL = "control"
@@ -89,6 +91,7 @@ def wanted(settings: Settings, *, code: str) -> list[Application]:
     ``code`` is the fingerprint of the installed code, so that an update deploys itself.
     """
     cluster = settings.cluster
+    code = _digest(code, workflows_fingerprint(settings.home))
     everything = _digest(code, cluster.fingerprint(), settings.database_url, settings.artifacts_url)
     env: dict[str, str] = {}
     if settings.ray_external:
@@ -109,18 +112,28 @@ def wanted(settings: Settings, *, code: str) -> list[Application]:
 
 def scheduler_fingerprint(settings: Settings, *, code: str) -> str:
     """Changes when the scheduler actor has to be replaced by a new process."""
+    code = _digest(code, workflows_fingerprint(settings.home))
     return _digest(code, settings.cluster.fingerprint(), settings.database_url, settings.artifacts_url)
 
 
+def workflows_fingerprint(home: Path) -> str:
+    """Changes with the operator's own workflows and cards: what they offer is in the catalogue of every part."""
+    digest = hashlib.sha256()
+    for path in sorted((*(home / WORKFLOWS_FOLDER).glob("*.*"), *(home / CARDS_FOLDER).glob("*.*"))):
+        if path.suffix in {".toml", ".json"}:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def code_fingerprint() -> str:
-    """Changes with the installed code: the Python, SQL and TOML files of our packages."""
+    """Changes with the installed code: the Python, SQL, TOML and JSON files of our packages."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in ("tessera", "deployments", "cluster", "sql"):
         for path in sorted((root / package).rglob("*")):
             # tessera/local and the command line run outside of Serve: a change of them deploys nothing.
             inside = path.relative_to(root).parts[:2] not in {("tessera", "local"), ("tessera", "cli")}
-            if inside and path.suffix in {".py", ".sql", ".toml"}:
+            if inside and path.suffix in {".py", ".sql", ".toml", ".json"}:
                 digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from tessera.config import CREDENTIALS_FILE, PLATFORM_FILE, ConfigError, Settings, load_cluster
+from tessera.config import CREDENTIALS_FILE, PLATFORM_FILE, SECRET_FILE, ConfigError, Settings, load_cluster
 from tessera.errors import TesseraError
-from tessera.local import keeper_process, ports, processes, rest, runtime
+from tessera.local import bots, engines, keeper_process, ports, processes, rest, runtime
 from tessera.local.platform import Platform
 from tessera.local.postgres import PostgresError, find_binaries
 from tessera.local.status import look_at_processes
@@ -73,8 +73,11 @@ class DoctorReport:
         return all(finding.verdict != Verdict.FAIL for finding in self.findings)
 
 
-def examine(platform: Platform) -> DoctorReport:
-    """Run every check; a few seconds."""
+def examine(platform: Platform, node: str | None = None) -> DoctorReport:
+    """Run every check; a few seconds, and up to a minute for each engine with a server.
+
+    ``node``: the node of the cluster file that this machine is, whose engines are looked at; the head unless said.
+    """
     settings = platform.settings()
     listeners = tuple(_listeners(platform, settings))
     findings: list[Finding] = []
@@ -101,8 +104,10 @@ def examine(platform: Platform) -> DoctorReport:
             lambda: _ray(platform, settings),
             lambda: _api(settings),
             lambda: _keeper(platform),
+            lambda: _bots(platform),
         ]
     findings += [_looked(check) for check in checks]
+    findings += _engines(platform, node)
     findings.append(_network(listeners))
     return DoctorReport(home=platform.home, findings=tuple(findings), listeners=listeners)
 
@@ -112,6 +117,27 @@ def _looked(check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:  # noqa: BLE001 (a check that breaks is a finding, not the end of the examination)
         return Finding(check="doctor", verdict=Verdict.WARN, detail=f"a check could not be made: {error}")
+
+
+# ------------------------------------------------------------------ engines
+
+
+def _engines(platform: Platform, node: str | None) -> list[Finding]:
+    """One finding for each worker of this node that has a server or files of its own."""
+    try:
+        cluster = load_cluster(platform.environ)
+    except ConfigError:
+        return []  # told already
+    names = [each.name for each in cluster.nodes]
+    if node is not None and node not in names:
+        fix = f"use one of {', '.join(names)}"
+        return [Finding(check="engines", verdict=Verdict.FAIL, detail=f"there is no node '{node}'", fix=fix)]
+    looks = engines.look_at_engines(cluster, node or cluster.head.name)
+    verdicts = {engines.Look.WORKS: Verdict.OK, engines.Look.LACKS: Verdict.WARN, engines.Look.FAILS: Verdict.FAIL}
+    return [
+        Finding(check=f"engine {look.worker}", verdict=verdicts[look.look], detail=look.detail, fix=look.fix)
+        for look in looks
+    ]
 
 
 # ------------------------------------------------------------------ ports
@@ -305,6 +331,8 @@ def _private_files(home: Path) -> Finding:
     paths = [
         home / PLATFORM_FILE,
         home / CREDENTIALS_FILE,
+        home / SECRET_FILE,
+        home / bots.KEY_FILE,
         home / "ray" / "auth_token",
         home / "ray" / "tls" / "key.pem",
     ]
@@ -319,6 +347,35 @@ def _private_files(home: Path) -> Finding:
 
 
 # ------------------------------------------------------------------ the platform
+
+
+def _bots(platform: Platform) -> Finding:
+    """The bots that should run, how each of them is, and those that have no token."""
+    found = bots.ask(platform.home, platform.environ)
+    without = [bot for tokens in found.values() for bot in tokens.missing]
+    ready = [bot for tokens in found.values() for bot in tokens.ready]
+    if not bots.wanted(platform.home):
+        if ready:
+            detail = f"{len(ready)} have a token and were not started"
+            return Finding(check="bots", verdict=Verdict.WARN, detail=detail, fix="run 'make up' with the same tokens")
+        return Finding(check="bots", verdict=Verdict.OK, detail="none has a token; docs/bots.md says how to get one")
+    ill: list[str] = []
+    up = 0
+    for name in bots.wanted(platform.home):
+        told = bots.health(platform.home, name)
+        if told is None:
+            ill.append(f"the {name} bots do not answer ('tessera logs' shows bots-{name})")
+            continue
+        for bot, condition in told.get("bots", {}).items():
+            if condition["state"] == "up":
+                up += 1
+            elif condition["state"] != "off":
+                ill.append(f"{bot} is {condition['state']}: {condition['detail'] or 'no reason given'}")
+    if ill:
+        fix = "correct the token that is refused and run 'make up'; the other bots go on meanwhile"
+        return Finding(check="bots", verdict=Verdict.FAIL, detail="; ".join(ill), fix=fix)
+    more = f"; without a token: {', '.join(without)}" if without else ""
+    return Finding(check="bots", verdict=Verdict.OK, detail=f"{up} up{more}")
 
 
 def _database(settings: Settings) -> Finding:

@@ -21,7 +21,7 @@ from types import FrameType
 import structlog
 
 from tessera.config import Settings
-from tessera.local import deploy, processes, rest, runtime
+from tessera.local import bots, deploy, processes, rest, runtime
 from tessera.local.keeper_process import record_file
 from tessera.local.platform import Platform
 from tessera.local.steps import Step, StepFailed, StepState
@@ -106,7 +106,7 @@ class Keeper:
             else:
                 names = [application.name for application in deploy.wanted(settings, code="")]
                 missing += [n for n in names if n not in found or found[n].status in deploy.FAILED]
-        return missing
+        return missing + [f"bots-{platform}" for platform in bots.missing(self._platform.home)]
 
     def _pause(self) -> float:
         return PERIOD_S if self._failures == 0 else min(BACKOFF_MAX_S, float(2 ** (self._failures - 1)))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tessera.config import write_private
-from tessera.local import processes, runtime
+from tessera.local import bots, processes, runtime
 
 
 def record_file(home: Path) -> Path:
@@ -63,4 +63,7 @@ def _mark(environ: Mapping[str, str]) -> str:
         digest.update(path.read_bytes())
     for name in ("DATABASE_URL", "RAY_ADDRESS", "RAY_USE_TLS", "TESSERA_PORT", "TESSERA_NOOP", "TESSERA_ARTIFACTS_URL"):
         digest.update(f"{name}={environ.get(name, '')}\n".encode())
+    for name, value in sorted(environ.items()):
+        if name.startswith(bots.VARIABLES):
+            digest.update(f"{name}={value}\n".encode())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from tessera.config import (
     CREDENTIALS_FILE,
+    SECRET_FILE,
     ClusterConfig,
     ConfigError,
     Settings,
@@ -27,7 +29,7 @@ from tessera.config import (
     load_cluster,
     write_private,
 )
-from tessera.local import deploy, driver, keeper_process, ports, probe, runtime
+from tessera.local import bots, deploy, driver, keeper_process, ports, probe, runtime
 from tessera.local.postgres import EmbeddedPostgres
 from tessera.local.ray_head import RayHead, RayInfo, external_info
 from tessera.local.steps import OnStep, Progress, Step, StepFailed, Steps
@@ -90,6 +92,7 @@ class Platform:
             new_key = self._operator(steps, dsn)
             settings = self._bring_up(steps, cluster, dsn, external, code=deploy.code_fingerprint())
             new_key = self._prove(steps, settings, new_key)
+            self._bots(steps, settings)
             with steps.step("keeper", "Keeper") as progress:
                 pid, started = keeper_process.ensure_running(self.home, self.environ)
                 progress.done(f"watches Postgres, Ray and Serve (pid {pid})", changed=started)
@@ -118,9 +121,32 @@ class Platform:
                 info = self.postgres.ensure_running()
                 dsn = info.dsn
                 progress.done(f"127.0.0.1:{info.port}", changed=info.started)
+        chats = [platform for platform in bots.PLATFORMS if f"bots-{platform}" in missing]
         # Another program may have taken its port meanwhile: then everybody has to learn the new one.
-        if dsn != settings.database_url or set(missing) - {"postgres"}:
-            self._bring_up(steps, settings.cluster, dsn, settings.database_external, code=self._deployed_code())
+        if dsn != settings.database_url or set(missing) - {"postgres", *(f"bots-{platform}" for platform in chats)}:
+            settings = self._bring_up(
+                steps, settings.cluster, dsn, settings.database_external, code=self._deployed_code()
+            )
+        for platform in chats:
+            with steps.step(f"bots-{platform}", f"Bots in {platform.title()}") as progress:
+                pid, started = bots.ensure_running(self.home, platform, settings.http_url, self.environ)
+                progress.done(f"pid {pid}", changed=started)
+
+    def _bots(self, steps: Steps, settings: Settings) -> None:
+        """The bots of those platforms for which some token is configured."""
+        with steps.step("bots", "Bots") as progress:
+            found = bots.ask(self.home, self.environ)
+            running, changed = [], False
+            bots.set_wanted(self.home, tuple(platform for platform in bots.PLATFORMS if found[platform].ready))
+            for platform in bots.PLATFORMS:
+                if not found[platform].ready:
+                    changed = bots.stop(self.home, platform) or changed
+                    continue
+                bots.ensure_key(self.home, settings, read_key(self.home) or "")
+                pid, started = bots.ensure_running(self.home, platform, settings.http_url, self.environ)
+                running.append(f"{len(found[platform].ready)} in {platform.title()} (pid {pid})")
+                changed = changed or started
+            progress.done(", ".join(running) or "none has a token", changed=changed)
 
     def _configuration(self, progress: Progress) -> ClusterConfig:
         for path in (sys.prefix, str(self.home)):
@@ -223,6 +249,7 @@ class Platform:
             ray_temp_dir=ray.temp_dir,
             dashboard_url=ray.dashboard_url,
             ports=ray.ports,
+            secret=_secret(self.home),
             cluster=cluster,
         )
 
@@ -320,6 +347,10 @@ class Platform:
                 kept = keeper_process.stop(self.home) or kept
                 progress.done("ended" if kept else "did not run", changed=kept)
             before = self.settings()
+            for platform in bots.PLATFORMS:
+                if bots.stop(self.home, platform):
+                    with steps.step(f"bots-{platform}", f"Bots in {platform.title()}") as progress:
+                        progress.done("ended", changed=True)
             with steps.step("ray", "Serve, scheduler and Ray") as progress:
                 ended = self._end_ray(before)
                 progress.done("ended" if ended else "did not run", changed=ended)
@@ -346,6 +377,20 @@ class Platform:
             names = [application.name for application in deploy.wanted(before, code="")]
             ended = bool(driver.call(head.driver_environment(), "end", *names)["ended"]) or ended
         return ended
+
+
+def _secret(home: Path) -> str:
+    """The secret of this installation, made once and kept in a file of its own (0600). What is signed or hashed with it
+    is void when it is lost."""
+    path = home / SECRET_FILE
+    try:
+        found = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        found = ""
+    if not found:
+        found = secrets.token_hex(32)
+        write_private(path, found + "\n")
+    return found
 
 
 def read_key(home: Path) -> str | None:

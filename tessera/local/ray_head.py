@@ -40,7 +40,6 @@ LOOPBACK = "127.0.0.1"
 MARK = "TESSERA_RAY"  # in the environment of every process of a head: whose it is
 READY_TIMEOUT_S = 180.0  # seen: 8 s alone on two cores, 40 s beside a full test run
 OBJECT_STORE_BYTES = 200 * 2**20  # artifacts never pass through Ray; this is for stray large arguments
-NODE_SHARE = 100.0  # how much of its own resource a node offers; each replica takes 0.01
 KEPT_SESSIONS = 3  # Ray makes a folder of logs per start and never removes one
 
 # Name → Ray's own default, which stands where nothing is recorded yet. Only the dashboard prefers its default: people
@@ -65,7 +64,7 @@ PROBLEM = "application/problem+json"
 UNAVAILABLE_RETRY_S = 2
 # What HAProxy says by itself. It may have lost a replica amid the request, so it cannot say that nothing was done.
 UNAVAILABLE = {
-    "type": "/docs#error-unavailable",
+    "type": "/docs/errors#error-unavailable",
     "title": "Unavailable",
     "status": 503,
     "detail": "The service is starting again. Send the same request in a moment; with the same Idempotency-Key a job "
@@ -310,7 +309,7 @@ class RayHead:
         write_private(self.root / "env.sh", "\n".join(lines) + "\n")
 
     def _arguments(self, chosen: Mapping[str, int]) -> list[str]:
-        resources = {self.cluster.head.name: NODE_SHARE}
+        _gpus, resources = self.cluster.node_resources(self.cluster.head.name)
         arguments = [
             "start",
             "--head",

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tessera.config import Settings
-from tessera.local import deploy, keeper_process, processes, rest
+from tessera.local import bots, deploy, keeper_process, processes, rest
 from tessera.local.platform import Platform
 from tessera.local.processes import ProcessRecord
 
@@ -97,6 +97,7 @@ def status(platform: Platform) -> PlatformStatus:
         state = PartState.RUNNING if ready else PartState.UNHEALTHY  # its process is not ours to see
         scheduler = PartStatus(name="scheduler", state=state, detail="in the joined cluster")
     parts += [scheduler, _simple("keeper", found)]
+    parts += [_simple(f"bots-{name}", found) for name in bots.wanted(platform.home)]
     return PlatformStatus(
         home=platform.home,
         url=settings.http_url if settings is not None else None,
@@ -114,6 +115,10 @@ def look_at_processes(platform: Platform, settings: Settings | None) -> dict[str
     keeper = processes.load_record(keeper_process.record_file(platform.home))
     if keeper is not None:
         records.append(("keeper", keeper))
+    for name in bots.PLATFORMS:
+        running = processes.load_record(bots.record_file(platform.home, name))
+        if running is not None:
+            records.append((f"bots-{name}", running))
     listening = listening_ports(record.pid for _, record in records)
     found: dict[str, list[ProcessInfo]] = {}
     # What the keeper has started again are its descendants: the first name given to a pid counts.
