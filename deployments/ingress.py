@@ -12,13 +12,18 @@ from ray import serve
 from deployments.scheduler_handle import ActorScheduler
 from tessera.admission import Admission
 from tessera.api.app import create_app
+from tessera.api.bell import Bell
+from tessera.api.expander import Expander
 from tessera.api.feed import Feed
-from tessera.api.services import Services
+from tessera.api.sender import Sender
+from tessera.api.services import Services, utc_now
+from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks
 from tessera.artifacts import open_store
 from tessera.catalog import catalog_of
 from tessera.config import Settings
 from tessera.logs import configure_logs
+from tessera.outbound import Outbound
 from tessera.store.database import Database
 
 if TYPE_CHECKING:
@@ -37,18 +42,29 @@ class Ingress:
         scheduler = ActorScheduler()
         db = Database.open(settings.database_url, pool_size=POOL, name="tessera-ingress")
         artifacts = open_store(settings.artifacts_url)
+        outbound, bell = Outbound(settings.cluster.outbound.allow), Bell(settings.database_url)
         self._services = Services(
             settings=settings,
-            catalog=catalog_of(m for worker in settings.cluster.enabled_workers() for m in worker.models),
+            catalog=catalog_of(
+                (m for worker in settings.cluster.enabled_workers() for m in worker.models), home=settings.home
+            ),
             db=db,
             admission=Admission(settings.database_url),
             artifacts=artifacts,
             scheduler=scheduler,
             feed=Feed(settings.database_url, scheduler),
             watermarks=Watermarks(settings.cluster.ingress, db, artifacts),
+            outbound=outbound,
+            bell=bell,
+            sender=Sender(settings.database_url, outbound, bell, utc_now),
+            standing=Standing(db),
         )
         self._services.feed.start()
+        self._services.sender.start()
+        self._services.bell.start()
         self._services.watermarks.start()
+        self._expander = Expander(self._services)
+        self._expander.start()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve adds the id that it has found or made in the request.
@@ -60,7 +76,12 @@ class Ingress:
     async def __del__(self) -> None:
         services: Any = getattr(self, "_services", None)
         if services is not None:
+            await self._expander.close()
             await services.watermarks.close()
             await services.feed.close()
+            await services.bell.close()
+            await services.sender.close()
+            await services.outbound.close()
             await services.admission.close()
+            await services.standing.close()
             await services.db.close()

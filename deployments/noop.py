@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from deployments.noop_backend import NoopBackend
-from tessera.catalog import NOOP, NOOP_HEAVY
+from tessera.catalog import NOOP, NOOP_BATCH, NOOP_HEAVY
 from tessera.engine import (
     CancelState,
     Capacity,
@@ -45,7 +46,7 @@ from tessera.errors import (
 
 VERSION = "noop/1"
 MODEL = NOOP.id
-VRAM_MIB = {model.id: model.vram_mib for model in (NOOP, *NOOP_HEAVY)}
+VRAM_MIB = {model.id: model.vram_mib for model in (NOOP, NOOP_BATCH, *NOOP_HEAVY)}
 REMEMBERED_RUNS = 4096
 PROGRESS_INTERVAL_S = 0.1
 EXIT_STATUS = 13
@@ -101,10 +102,11 @@ class NoopEngine:
     """An engine (``tessera.engine.Engine``) whose runs end at once with an empty text.
 
     The prompt may hold one directive: ``sleep 2.5`` (seconds, with progress every 0.1 s; a cancel ends it),
-    ``fail invalid|oom|lost|stuck|bad|withheld`` (raises that error), ``exit`` (ends the process with status 13).
+    ``fail invalid|oom|lost|stuck|bad|withheld`` (raises that error), ``exit`` (ends the process with status 13),
+    ``clock`` (the text is when the run reached the engine, in seconds since the epoch: benchmarks measure the way).
     ``models``: those of the catalogue that it serves. ``slots``: runs at a time; one more raises Busy.
     ``device``: whose memory its heavy models take; ``load_s`` and ``unload_s``: how long that takes.
-    ``backend``: keeps the runs; without one they end with this object.
+    ``backend``: keeps the runs; without one they end with this object. ``batch_max``: jobs that one call takes.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class NoopEngine:
         load_s: float = 0.2,
         unload_s: float = 0.0,
         backend: NoopBackend | None = None,
+        batch_max: int = 1,
     ) -> None:
         unknown = [model for model in models if model not in VRAM_MIB]
         if unknown:
@@ -128,6 +131,7 @@ class NoopEngine:
         self._load_s = load_s
         self._unload_s = unload_s
         self._backend = backend
+        self._batch_max = batch_max
         self._resident = {model for model in models if VRAM_MIB[model] == 0}
         self._switching = asyncio.Lock()
         self._running: list[str] = []  # the models of the runs that go on
@@ -142,6 +146,7 @@ class NoopEngine:
             slots=self._slots,
             running=len(self._running),
             free_mib=None if limit is None else limit - self._device.used_mib,
+            batch_max=self._batch_max,
             detached=self._backend is not None,
         )
 
@@ -188,6 +193,43 @@ class NoopEngine:
         self._forget_old()
         return self._events(job, run)
 
+    async def run_batch(
+        self, jobs: Sequence[tuple[EngineJob, int]]
+    ) -> AsyncIterator[tuple[UUID, EngineEvent | TesseraError | None]]:
+        """Jobs without a directive end at once; the others go on side by side, as ``run`` would have them."""
+        told: asyncio.Queue[tuple[UUID, EngineEvent | TesseraError | None]] = asyncio.Queue()
+        longer: list[asyncio.Task[None]] = []
+
+        # All are known from here on, so that a cancel finds those that are further back.
+        runs = [(job, self.run(job, attempt)) for job, attempt in jobs]
+
+        async def follow(job: EngineJob, events: AsyncIterator[EngineEvent]) -> None:
+            try:
+                async for event in events:
+                    told.put_nowait((job.id, event))
+                    if isinstance(event, Done):
+                        return
+                told.put_nowait((job.id, None))
+            except TesseraError as error:
+                told.put_nowait((job.id, error))
+
+        try:
+            for job, events in runs:
+                if self._backend is not None or _read(str(job.input.get("prompt") or "")) != _Asked():
+                    longer.append(asyncio.create_task(follow(job, events)))
+                    continue
+                async for event in events:
+                    yield job.id, event
+            left = len(longer)
+            while left:
+                found = await told.get()
+                left -= found[1] is None or isinstance(found[1], Done | TesseraError)
+                yield found
+        finally:
+            for task in longer:
+                task.cancel()
+            await asyncio.gather(*longer, return_exceptions=True)
+
     async def cancel(self, job_id: UUID, attempt: int) -> CancelState:
         run = self._runs.get((job_id, attempt))
         if self._backend is not None:
@@ -223,6 +265,7 @@ class NoopEngine:
             run.state = RunState.FAILED
             raise
         run.state = RunState.RUNNING
+        began_at = time.time()
         self._running.append(run.model)
         try:
             asked = _read(str(job.input.get("prompt") or ""))
@@ -240,7 +283,7 @@ class NoopEngine:
                 run.state = RunState.CANCELLED
                 return
             run.state = RunState.DONE
-            yield Done(output=_empty_output(), cost_units=0)
+            yield Done(output=_output(f"{began_at:.6f}" if asked.clock else ""), cost_units=0)
         finally:
             self._running.remove(run.model)
             if run.state is RunState.RUNNING:
@@ -276,12 +319,15 @@ class _Asked:
     seconds: float = 0.0
     failure: str = ""
     exits: bool = False
+    clock: bool = False
 
 
 def _read(prompt: str) -> _Asked:
     match prompt.split():
         case ["exit"]:
             return _Asked(exits=True)
+        case ["clock"]:
+            return _Asked(clock=True)
         case ["fail", name] if name in FAILURES:
             return _Asked(failure=name)
         case ["sleep", seconds] if _is_seconds(seconds):
@@ -335,6 +381,6 @@ def _is_seconds(word: str) -> bool:
         return False
 
 
-def _empty_output() -> dict[str, object]:
+def _output(text: str) -> dict[str, object]:
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    return {"text": "", "finish_reason": "stop", "usage": usage, "engine": VERSION}
+    return {"text": text, "finish_reason": "stop", "usage": usage, "engine": VERSION}

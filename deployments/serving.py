@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from deployments.engines import make_engine
 from deployments.worker import Worker
@@ -15,6 +15,19 @@ from tessera.ports import ArtifactPort
 from tessera.runs import RunKey, RunSpec, StartAnswer, WatchBatch, WorkerReport
 
 
+@runtime_checkable
+class Living(Protocol):
+    """An engine that has something to start and to end beside its runs: a server, connections."""
+
+    async def start(self) -> None:
+        """Begin; returns at once, the probe tells when all is up."""
+        ...
+
+    async def close(self) -> None:
+        """End it; returns when all is gone."""
+        ...
+
+
 class ServedWorker:
     """``config``: the worker's entry in cluster.toml; ``beside_store``: whether the artifact store is on its node."""
 
@@ -23,9 +36,14 @@ class ServedWorker:
         configure_logs(worker.name)
         # An engine that computes on this machine's CPU gives way to the API and the scheduler beside it.
         os.nice(int(worker.options.get("niceness", 0)))
+        engine = make_engine(worker)
+        # An engine that starts a server of its own, or holds connections, begins and ends with this replica.
+        self._engine = engine
+        if isinstance(engine, Living):
+            await engine.start()
         self._worker = Worker(
             name=worker.name,
-            engine=make_engine(worker),
+            engine=engine,
             artifacts=_artifacts(beside_store),
             slots=worker.slots,
             models=worker.models,
@@ -63,6 +81,9 @@ class ServedWorker:
         worker = getattr(self, "_worker", None)
         if worker is not None:
             await worker.close()
+        engine = getattr(self, "_engine", None)
+        if isinstance(engine, Living):
+            await engine.close()
 
 
 def _artifacts(beside_store: bool) -> ArtifactPort:

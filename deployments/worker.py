@@ -12,14 +12,28 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 
-from tessera.engine import Chunk, Done, Engine, EngineJob, InputFile, Output, Preview, Progress, RunState
+from deployments.engine_health import EngineHealth
+from deployments.worker_runs import Run, ended_without_done, failed, failure_of, outcome_of
+from tessera.engine import (
+    BatchEngine,
+    Chunk,
+    Done,
+    Engine,
+    EngineEvent,
+    EngineJob,
+    InputFile,
+    Output,
+    Preview,
+    Progress,
+    RunState,
+)
 from tessera.errors import (
     BadOutput,
     Busy,
@@ -31,7 +45,8 @@ from tessera.errors import (
     UnsupportedMedia,
 )
 from tessera.jobs import EventType, Kind
-from tessera.media import Media, inspect, thumbnail
+from tessera.media import TEXT_TYPES, Media, inspect, thumbnail
+from tessera.pace import Pace
 from tessera.ports import ArtifactPort, LiveEvent, StoredFile
 from tessera.runs import (
     Ending,
@@ -56,26 +71,12 @@ RECONCILE_TIMEOUT_S = 2.0  # less than the scheduler's own timeout of the call, 
 MODELS_TIMEOUT_S = 1.0  # a heartbeat waits for it
 MANIFEST_AFTER_S = 1.0  # a shorter run without files is cheaper to run again than to write down
 MAX_UNACKED = 10_000
+WATCHDOG_S = 0.25
+GAP_S = 0.005  # between two items of a watch stream while outcomes stream in (tessera/pace.py)
 # What a backend still has of a lost process's run: it can be attached to, and is not submitted again.
 ATTACHABLE = frozenset({RunState.PENDING, RunState.RUNNING, RunState.DONE})
+_News = tuple[Sequence[LiveEvent], Sequence[Outcome]]
 MAKES_FILES = frozenset({Kind.IMAGE, Kind.VIDEO, Kind.SPEECH, Kind.MUSIC})
-
-
-@dataclass
-class _Run:
-    spec: RunSpec
-    task: asyncio.Task[None] | None = None
-    started: float = field(default_factory=time.monotonic)
-    last_event: float = field(default_factory=time.monotonic)
-    fraction: float = 0.0
-    cancel_asked: bool = False
-    stuck: bool = False
-    outcome: Outcome | None = None
-    text_sent: int = 0
-    pending_text: list[str] = field(default_factory=list)
-    pending_progress: Progress | None = None
-    last_preview: float = 0.0
-    has_manifest: bool = False
 
 
 class Worker:
@@ -90,12 +91,17 @@ class Worker:
         self._artifacts = artifacts
         self._slots = slots
         self._models = tuple(models)
-        self._runs: dict[RunKey, _Run] = {}
-        self._watchers: set[asyncio.Queue[WatchBatch]] = set()
+        self._runs: dict[RunKey, Run] = {}
+        self._watchers: set[asyncio.Queue[_News]] = set()
         self._dirty: set[RunKey] = set()
-        self._flusher: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._beside: set[asyncio.Task[None]] = set()
+        self._going_count = 0
+        self._batch_max = 1  # until the engine has said what it takes
         self._closing = False
         self._resident: tuple[str, ...] = ()
+        self._health = EngineHealth(engine, self._tell)
+        self._probing: asyncio.Task[None] | None = None
         self._switching = asyncio.Lock()  # one load or unload at a time
         self._unloading: frozenset[str] = frozenset()
         self._switches: set[asyncio.Task[None]] = set()
@@ -106,6 +112,7 @@ class Worker:
         """What this worker is and every run it knows."""
         health = await self._engine.probe()
         await self._look_at_models()
+        await self._look_at_capacity()
         return WorkerReport(
             name=self.name,
             instance=self.instance,
@@ -118,21 +125,50 @@ class Worker:
         )
 
     async def start(self, specs: Sequence[RunSpec]) -> list[StartAnswer]:
-        """Start runs and return at once. A run that is known already is left alone."""
-        return [self._start(spec) for spec in specs]
+        """Start runs and return at once. A run that is known already is left alone.
+
+        Those of one model go to the engine together, as many as it takes in one call.
+        """
+        answers: list[StartAnswer] = []
+        of_model: dict[str, list[Run]] = {}
+        for spec in specs:
+            answer, run = self._accept(spec)
+            answers.append(answer)
+            if run is not None:
+                of_model.setdefault(spec.model, []).append(run)
+        for runs in of_model.values():
+            for first in range(0, len(runs), self._batch_max):
+                self._begin(runs[first : first + self._batch_max])
+        return answers
 
     def _start(self, spec: RunSpec) -> StartAnswer:
+        answer, run = self._accept(spec)
+        if run is not None:
+            self._begin([run])
+        return answer
+
+    def _accept(self, spec: RunSpec) -> tuple[StartAnswer, Run | None]:
+        """The answer to a start, and the run that is to begin."""
         if spec.key in self._runs:
-            return StartAnswer.KNOWN
-        going = sum(1 for run in self._runs.values() if run.outcome is None)
-        if going >= self._slots or self._closing or len(self._runs) >= MAX_UNACKED or spec.model in self._unloading:
-            return StartAnswer.BUSY
-        run = _Run(spec)
-        self._runs[spec.key] = run
-        run.task = asyncio.create_task(self._supervise(run), name=f"run-{spec.job_id}.{spec.attempt}")
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush_loop(), name="flusher")
-        return StartAnswer.STARTED
+            return StartAnswer.KNOWN, None
+        full = self._going_count >= self._slots or len(self._runs) >= MAX_UNACKED
+        if full or self._closing or spec.model in self._unloading:
+            return StartAnswer.BUSY, None
+        run = self._runs[spec.key] = Run(spec)
+        self._going_count += 1
+        return StartAnswer.STARTED, run
+
+    def _begin(self, runs: Sequence[Run]) -> None:
+        first = runs[0].spec
+        work = self._supervise(runs[0]) if len(runs) == 1 else self._supervise_batch(runs)
+        task = asyncio.create_task(work, name=f"run-{first.job_id}.{first.attempt}")
+        for run in runs:
+            run.task = task
+        if not self._loops:
+            self._loops = [
+                asyncio.create_task(self._flush_loop(), name="flusher"),
+                asyncio.create_task(self._watchdog(), name="watchdog"),
+            ]
 
     async def adopt(self, specs: Sequence[RunSpec]) -> list[StartAnswer]:
         """Take up runs that the backend still has from a lost process of this worker, each under its own attempt."""
@@ -203,7 +239,14 @@ class Worker:
                 found = tuple((await self._engine.models()).resident)
             if found != self._resident:
                 self._resident = found
-                self._tell(self._batch())
+                self._tell()
+
+    async def _look_at_capacity(self) -> None:
+        """How many jobs the engine takes in one call. Whoever does not say takes one."""
+        if isinstance(self._engine, BatchEngine):
+            with contextlib.suppress(EngineError, OSError):  # a TimeoutError is an OSError
+                async with asyncio.timeout(MODELS_TIMEOUT_S):
+                    self._batch_max = max(1, (await self._engine.capacity()).batch_max)
 
     async def cancel(self, keys: Sequence[RunKey]) -> None:
         """Ask the engine to stop runs; their outcome comes on the watch stream. Unknown ones are told as cancelled."""
@@ -212,7 +255,7 @@ class Worker:
             if run is None:
                 # Not of this process, or acknowledged long ago. The backend may still have it from a lost process.
                 await self._cancel_in_backend(key)
-                self._tell(self._batch(outcomes=[Outcome(job_id=key[0], attempt=key[1], ending=Ending.CANCELLED)]))
+                self._tell(outcomes=[Outcome(job_id=key[0], attempt=key[1], ending=Ending.CANCELLED)])
             elif run.outcome is None and not run.cancel_asked:
                 run.cancel_asked = True
                 await self._engine.cancel(*key)
@@ -237,8 +280,13 @@ class Worker:
 
     async def watch(self) -> AsyncIterator[WatchBatch]:
         """Every outcome not yet acknowledged, then all that happens; an empty batch at least every 2 s."""
-        queue: asyncio.Queue[WatchBatch] = asyncio.Queue()
+        queue: asyncio.Queue[_News] = asyncio.Queue()
+        pace = Pace(GAP_S)
         await self._look_at_models()
+        await self._look_at_capacity()
+        if self._probing is None and not self._closing:
+            self._probing = asyncio.create_task(self._health.watch(), name="probe")
+            self._beside.add(self._probing)
         self._watchers.add(queue)
         try:
             ended = [run.outcome for run in self._runs.values() if run.outcome is not None]
@@ -246,16 +294,18 @@ class Worker:
             while True:
                 try:
                     async with asyncio.timeout(HEARTBEAT_S):
-                        batch = await queue.get()
+                        news = await queue.get()
                 except TimeoutError:
                     await self._look_at_models()
                     yield self._batch()
                     continue
-                events, outcomes = list(batch.events), list(batch.outcomes)
+                await pace.pause()
+                events, outcomes = list(news[0]), list(news[1])
                 while not queue.empty():  # whatever else is there travels in the same item
                     more = queue.get_nowait()
-                    events += more.events
-                    outcomes += more.outcomes
+                    events += more[0]
+                    outcomes += more[1]
+                pace.round(len(outcomes))
                 yield self._batch(events=events, outcomes=outcomes)
         finally:
             self._watchers.discard(queue)
@@ -282,111 +332,168 @@ class Worker:
                 run.task.cancel()
         for switch in self._switches:
             switch.cancel()
-        await asyncio.gather(*(run.task for run in going if run.task), *self._switches, return_exceptions=True)
-        if self._flusher is not None:
-            self._flusher.cancel()
+        tasks = {run.task for run in going if run.task is not None}
+        await asyncio.gather(*tasks, *self._switches, return_exceptions=True)
+        for task in (*self._loops, *self._beside):
+            task.cancel()
 
     # ------------------------------------------------------------------ one run
 
-    async def _supervise(self, run: _Run) -> None:
+    async def _supervise(self, run: Run) -> None:
         """Drive one run to its outcome, whatever the engine does."""
         spec = run.spec
         structlog.contextvars.bind_contextvars(
             job_id=str(spec.job_id), attempt=spec.attempt, request_id=spec.request_id, worker=self.name
         )
         work = asyncio.create_task(self._run(run))
-        watchdog = asyncio.create_task(self._watchdog(run))
         try:
-            await asyncio.wait({work, watchdog}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {work, run.given_up}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work}, timeout=1)
-            outcome = self._outcome(run, work)
         except asyncio.CancelledError:
             work.cancel()
             raise
-        finally:
-            watchdog.cancel()
+        await self._end(run, outcome_of(run, work))
+
+    async def _supervise_batch(self, runs: Sequence[Run]) -> None:
+        """Drive runs that the engine has in one call; each ends when the engine says so, or when it is given up."""
+        structlog.contextvars.bind_contextvars(worker=self.name)
+        work = asyncio.create_task(self._run_batch(runs))
+        try:
+            while (left := [run for run in runs if run.outcome is None]) and not work.done():
+                waited: set[asyncio.Future[Any]] = {work, *(run.given_up for run in left)}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                for run in left:
+                    if run.given_up.done() and run.outcome is None:
+                        await self._end(run, failed(run, Stuck()))
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work}, timeout=1)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        for run in runs:
+            if run.outcome is None:
+                await self._end(run, outcome_of(run, work))
+
+    async def _end(self, run: Run, outcome: Outcome) -> None:
+        """The outcome is known: written down where that is worth it, and told."""
         if self._writes_manifest(run, outcome):
             try:
-                await self._artifacts.put_manifest(manifest_name(*spec.key), outcome_to_bytes(outcome))
+                await self._artifacts.put_manifest(manifest_name(*run.spec.key), outcome_to_bytes(outcome))
                 run.has_manifest = True
             except Exception:
                 # Without it the run would only be repeated if this process and the scheduler both died now.
-                log.exception("manifest_not_written")
+                log.exception("manifest_not_written", job_id=str(run.spec.job_id))
         self._flush(run)
         run.outcome = outcome
-        log.info("run_ended", ending=outcome.ending, seconds=round(time.monotonic() - run.started, 3))
-        self._tell(self._batch(outcomes=[outcome]))
+        self._going_count -= 1
+        log.info(
+            "run_ended",
+            job_id=str(run.spec.job_id),
+            attempt=run.spec.attempt,
+            ending=outcome.ending,
+            seconds=round(time.monotonic() - run.started, 3),
+        )
+        self._tell(outcomes=[outcome])
 
-    def _outcome(self, run: _Run, work: asyncio.Task[Outcome | None]) -> Outcome:
-        key: dict[str, Any] = {"job_id": run.spec.job_id, "attempt": run.spec.attempt, "executed": run.fraction}
-        if run.stuck or not work.done() or work.cancelled():
-            return Outcome(**key, ending=Ending.FAILED, error=_error(Stuck()))
-        failure = work.exception()
-        if failure is None:
-            outcome = work.result()
-            if outcome is not None:
-                return outcome
-            if run.cancel_asked:
-                return Outcome(**key, ending=Ending.CANCELLED)
-            return Outcome(**key, ending=Ending.FAILED, error=_error(BadOutput("The engine stopped without a result.")))
-        if run.cancel_asked and isinstance(failure, EngineError):
-            return Outcome(**key, ending=Ending.CANCELLED)
-        if isinstance(failure, TesseraError):
-            return Outcome(**key, ending=Ending.FAILED, error=_error(failure))
-        log.error("engine_bug", exc_info=failure)
-        return Outcome(**key, ending=Ending.FAILED, error=_error(EngineError()))
-
-    async def _run(self, run: _Run) -> Outcome | None:
+    async def _run(self, run: Run) -> Outcome | None:
         """The engine's events up to its Done; None when its iterator ended without one."""
-        spec = run.spec
+        job = await self._job(run.spec)
+        if run.cancel_asked:
+            return None  # the engine was asked before it knew of the run
+        async with contextlib.aclosing(self._engine.run(job, run.spec.attempt)) as events:  # type: ignore[type-var]
+            async for event in events:
+                outcome = await self._take(run, event)
+                if outcome is not None:
+                    return outcome
+        return None
+
+    async def _run_batch(self, runs: Sequence[Run]) -> None:
+        """All the events of one call, each to its run; a run that has ended hears nothing more."""
+        assert isinstance(self._engine, BatchEngine)
+        jobs: list[tuple[EngineJob, int]] = []
+        by_id: dict[UUID, Run] = {}
+        for run in runs:
+            if run.cancel_asked:  # the engine was asked before it knew of the run
+                await self._end(run, ended_without_done(run))
+                continue
+            try:
+                jobs.append((await self._job(run.spec), run.spec.attempt))
+                by_id[run.spec.job_id] = run
+            except TesseraError as error:  # its files: the others have theirs
+                await self._end(run, failure_of(run, error))
+        if not jobs:
+            return
+        async with contextlib.aclosing(self._engine.run_batch(jobs)) as events:  # type: ignore[type-var]
+            async for job_id, event in events:
+                run = by_id[job_id]
+                if run.outcome is not None:
+                    continue
+                if event is None:
+                    await self._end(run, ended_without_done(run))
+                    continue
+                try:
+                    if isinstance(event, TesseraError):
+                        raise event
+                    outcome = await self._take(run, event)
+                except TesseraError as error:  # the engine's, or of an output that is bad or cannot be stored
+                    outcome = failure_of(run, error)
+                if outcome is not None:
+                    await self._end(run, outcome)
+
+    async def _job(self, spec: RunSpec) -> EngineJob:
+        """The job as an engine gets it. Raises InvalidInput for a file that is gone, or StorageFull."""
         try:
-            job = EngineJob(
-                id=spec.job_id,
-                kind=spec.kind,
-                model=spec.model,
-                input={name: value for name, value in spec.input.items() if not name.startswith("_")},
-                files=await self._files(spec.input.get("_files", {})),
-            )
+            files = await self._files(spec.input["_files"]) if "_files" in spec.input else {}
         except StorageFull:
             raise
         except TesseraError as error:
             raise InvalidInput(
                 f"An input file can no longer be read ({error.message}). The tokens are returned; upload it again."
             ) from error
-        files: list[StoredFile] = []
-        async with contextlib.aclosing(self._engine.run(job, spec.attempt)) as events:  # type: ignore[type-var]
-            async for event in events:
-                run.last_event = time.monotonic()
-                match event:
-                    case Progress():
-                        run.fraction = max(run.fraction, min(1.0, event.fraction))
-                        run.pending_progress = replace(event, fraction=run.fraction)
-                        self._dirty.add(spec.key)
-                    case Chunk():
-                        run.pending_text.append(event.text)
-                        self._dirty.add(spec.key)
-                        if event.offset == 0:
-                            self._flush(run)  # the first words at once
-                    case Preview():
-                        self._preview(run, event)
-                    case Output():
-                        files.append(await self._store(event))
-                    case Done():
-                        run.fraction = 1.0
-                        if not files and spec.kind in MAKES_FILES:
-                            raise BadOutput("The engine said that it was done and delivered no file.")
-                        return Outcome(
-                            job_id=spec.job_id,
-                            attempt=spec.attempt,
-                            ending=Ending.COMPLETED,
-                            output=dict(event.output),
-                            files=files,
-                            cost_units=event.cost_units,
-                            asked=spec.input.get("count"),
-                            executed=1.0,
-                        )
+        return EngineJob(
+            id=spec.job_id,
+            kind=spec.kind,
+            model=spec.model,
+            input={name: value for name, value in spec.input.items() if not name.startswith("_")},
+            files=files,
+        )
+
+    async def _take(self, run: Run, event: EngineEvent) -> Outcome | None:
+        """One event of a run; the outcome when it was the last."""
+        spec = run.spec
+        run.last_event = time.monotonic()
+        match event:
+            case Progress():
+                run.fraction = max(run.fraction, min(1.0, event.fraction))
+                run.pending_progress = replace(event, fraction=run.fraction)
+                self._dirty.add(spec.key)
+            case Chunk():
+                run.pending_text.append(event.text)
+                self._dirty.add(spec.key)
+                if event.offset == 0:
+                    self._flush(run)  # the first words at once
+            case Preview():
+                self._preview(run, event)
+            case Output():
+                run.files.append(await self._store(event))
+            case Done():
+                run.fraction = 1.0
+                if not run.files and spec.kind in MAKES_FILES:
+                    raise BadOutput("The engine said that it was done and delivered no file.")
+                return Outcome(
+                    job_id=spec.job_id,
+                    attempt=spec.attempt,
+                    ending=Ending.COMPLETED,
+                    output=dict(event.output),
+                    files=run.files,
+                    cost_units=event.cost_units,
+                    asked=spec.input.get("count"),
+                    executed=1.0,
+                )
         return None
 
     async def _files(self, named: Mapping[str, Mapping[str, str]]) -> dict[str, InputFile]:
@@ -408,34 +515,44 @@ class Worker:
             thumbnail_sha256=await self._artifacts.put(small) if small is not None else None,
         )
 
-    async def _watchdog(self, run: _Run) -> None:
-        """Return when the run must be given up: too long in all, silent for too long, or deaf to a cancel."""
-        spec = run.spec
-        cancelled_at: float | None = None
+    async def _watchdog(self) -> None:
+        """Give up what runs for too long in all, is silent for too long, or is deaf to a cancel."""
         while True:
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(WATCHDOG_S)
             now = time.monotonic()
-            if run.cancel_asked:
-                cancelled_at = cancelled_at or now
-                if now - cancelled_at > CANCEL_GRACE_S:
-                    log.warning("run_deaf_to_cancel")
-                    return
-            elif now - run.started > spec.timeout_s or now - run.last_event > spec.no_progress_s:
-                log.warning("run_stuck", seconds=round(now - run.started, 1))
-                run.stuck = run.cancel_asked = True
-                with contextlib.suppress(Exception):
-                    async with asyncio.timeout(CANCEL_GRACE_S):
-                        await self._engine.cancel(*spec.key)
+            for run in list(self._runs.values()):
+                if run.outcome is None and not run.given_up.done():
+                    self._look_after(run, now)
+
+    def _look_after(self, run: Run, now: float) -> None:
+        spec = run.spec
+        which = {"job_id": str(spec.job_id), "attempt": spec.attempt, "request_id": spec.request_id}
+        if run.cancel_asked:
+            run.cancelled_at = run.cancelled_at or now
+            if now - run.cancelled_at > CANCEL_GRACE_S:
+                log.warning("run_deaf_to_cancel", **which)
+                run.given_up.set_result(None)
+        elif now - run.started > spec.timeout_s or now - run.last_event > spec.no_progress_s:
+            log.warning("run_stuck", seconds=round(now - run.started, 1), **which)
+            run.stuck = run.cancel_asked = True
+            task = asyncio.create_task(self._cancel_stuck(spec.key))  # beside: an engine that hangs may not answer
+            self._beside.add(task)
+            task.add_done_callback(self._beside.discard)
+
+    async def _cancel_stuck(self, key: RunKey) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CANCEL_GRACE_S):
+                await self._engine.cancel(*key)
 
     # ------------------------------------------------------------------ telling
 
-    def _preview(self, run: _Run, preview: Preview) -> None:
+    def _preview(self, run: Run, preview: Preview) -> None:
         now = time.monotonic()
         if now - run.last_preview < PREVIEW_EVERY_S:
             return
         run.last_preview = now
         data = {"media_type": preview.media_type, "data_base64": base64.b64encode(preview.data).decode()}
-        self._tell(self._batch(events=[self._event(run, EventType.PREVIEW, data)]))
+        self._tell(events=[self._event(run, EventType.PREVIEW, data)])
 
     async def _flush_loop(self) -> None:
         while True:
@@ -445,7 +562,7 @@ class Worker:
                 if run is not None:
                     self._flush(run)
 
-    def _flush(self, run: _Run) -> None:
+    def _flush(self, run: Run) -> None:
         """Send what has gathered of one run's progress and text."""
         self._dirty.discard(run.spec.key)
         events = []
@@ -459,9 +576,9 @@ class Worker:
             events.append(self._event(run, EventType.CHUNK, {"offset": run.text_sent, "text": text}))
             run.text_sent += len(text)
         if events:
-            self._tell(self._batch(events=events))
+            self._tell(events=events)
 
-    def _event(self, run: _Run, kind: EventType, data: Mapping[str, Any]) -> LiveEvent:
+    def _event(self, run: Run, kind: EventType, data: Mapping[str, Any]) -> LiveEvent:
         return LiveEvent(job_id=run.spec.job_id, attempt=run.spec.attempt, type=kind, at=datetime.now(UTC), data=data)
 
     def _batch(self, *, events: Sequence[LiveEvent] = (), outcomes: Sequence[Outcome] = ()) -> WatchBatch:
@@ -471,16 +588,17 @@ class Worker:
             outcomes=outcomes,
             running=self._going(),
             resident=self._resident,
+            away=self._health.away,
         )
 
-    def _tell(self, batch: WatchBatch) -> None:
+    def _tell(self, *, events: Sequence[LiveEvent] = (), outcomes: Sequence[Outcome] = ()) -> None:
         for queue in self._watchers:
-            queue.put_nowait(batch)
+            queue.put_nowait((events, outcomes))
 
     def _going(self) -> tuple[RunKey, ...]:
         return tuple(key for key, run in self._runs.items() if run.outcome is None)
 
-    def _writes_manifest(self, run: _Run, outcome: Outcome) -> bool:
+    def _writes_manifest(self, run: Run, outcome: Outcome) -> bool:
         return outcome.ending is Ending.COMPLETED and (
             bool(outcome.files) or time.monotonic() - run.started > MANIFEST_AFTER_S
         )
@@ -488,6 +606,12 @@ class Worker:
 
 def _examine(output: Output) -> tuple[Media, bytes | None]:
     """Measure an engine's file and make its small picture; raises BadOutput when it is not what it says it is."""
+    if output.media_type in TEXT_TYPES:
+        try:
+            output.data.decode()
+        except UnicodeDecodeError as error:
+            raise BadOutput(f"The engine said {output.media_type} and delivered what is no text.") from error
+        return Media(media_type=output.media_type), None
     try:
         found = inspect(output.data)
     except UnsupportedMedia as error:
@@ -495,7 +619,3 @@ def _examine(output: Output) -> tuple[Media, bytes | None]:
     if found.media_type.partition("/")[0] != output.media_type.partition("/")[0]:
         raise BadOutput(f"The engine said {output.media_type} and delivered {found.media_type}.")
     return found, thumbnail(output.data, found.media_type)
-
-
-def _error(error: TesseraError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "retryable": error.retryable}

@@ -6,9 +6,11 @@ Aliases let programs written for other services work unchanged (OpenAI's model a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from tessera import cards, manifests
 from tessera.errors import UnknownModel
 from tessera.jobs import Kind
 
@@ -34,6 +36,7 @@ class Model:
     flat_mt: int | None = None  # a fixed price instead of the kind's formula
     examples: tuple[Mapping[str, Any], ...] = field(default=())
     voices: tuple[str, ...] = ()  # of a speech model: names to choose from; languages by their tag work too
+    licence_url: str = ""  # where the terms of its weights stand
 
 
 PREVIEW_MODELS: tuple[Model, ...] = (
@@ -118,6 +121,13 @@ NOOP = Model(
     flat_mt=1,
 )
 
+NOOP_BATCH = replace(
+    NOOP,
+    id="noop-batch",
+    title="Nothing at all, many at once",
+    description="Ends at once with an empty text: for benchmarks of an engine that takes small jobs in batches.",
+)
+
 # Two of them fit the simulated device of cluster.toml, three do not.
 NOOP_HEAVY: tuple[Model, ...] = tuple(
     Model(
@@ -161,7 +171,41 @@ class Catalog:
         return next((m for m in self.models if m.id == model_id), None)
 
 
-def catalog_of(served: Iterable[str]) -> Catalog:
-    """The catalogue entries of those models that some configured worker serves."""
-    wanted = set(served)
-    return Catalog(tuple(m for m in (*PREVIEW_MODELS, NOOP, *NOOP_HEAVY) if m.id in wanted))
+def catalog_of(served: Iterable[str], *, home: Path | None = None) -> Catalog:
+    """The catalogue entries of those models that some configured worker serves.
+
+    ``home``: the installation whose own workflows and model cards count, beside the shipped ones.
+    """
+    order = tuple(dict.fromkeys(served))  # of the configuration: the first of a kind is its default
+    wanted = set(order)
+    built_in = tuple(m for m in (*PREVIEW_MODELS, NOOP, NOOP_BATCH, *NOOP_HEAVY) if m.id in wanted)
+    if wanted <= {model.id for model in built_in}:
+        return Catalog(built_in)
+    workflows = manifests.entries(manifests.installed(home)[0])
+    by_card = cards.installed(home)[0]
+    return Catalog(
+        (
+            *(_of_entry(name, entry, "comfyui") for name, entry in workflows.items() if name in wanted),
+            *(_of_entry(card.id, card.entry, card.engine, card.voices) for card in map(by_card.get, order) if card),
+            *built_in,
+        )
+    )
+
+
+def _of_entry(name: str, entry: manifests.Entry, engine: str, voices: tuple[str, ...] = ()) -> Model:
+    """A model from its entry in a workflow's manifest, or in a model card."""
+    return Model(
+        id=name,
+        kind=entry.kind,
+        engine=engine,
+        title=entry.title,
+        description=entry.description,
+        price=entry.price,
+        vram_mib=entry.vram_mib,
+        load_s=entry.load_s,
+        aliases=entry.aliases,
+        flat_mt=entry.flat_mt,
+        examples=entry.examples,
+        voices=voices,
+        licence_url=entry.licence_url,
+    )

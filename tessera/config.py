@@ -12,6 +12,8 @@ Nothing is read at import time, and nothing here opens a socket or imports Ray.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import ipaddress
 import json
 import os
 import tempfile
@@ -21,10 +23,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError, model_validator
 
 PLATFORM_FILE = "platform.json"
 CREDENTIALS_FILE = "credentials.toml"
+SECRET_FILE = "secret"  # noqa: S105 (the name of the file, not what is in it)
+NODE_SHARE = 100.0  # of its own resource a node offers; each worker takes 0.01
 NOOP_WORKERS = frozenset({"noop", "noop-gpu"})  # for tests and benchmarks: enabled by the environment only
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
@@ -37,6 +41,13 @@ class ConfigError(Exception):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a range of addresses ({error}). Write it like 192.168.1.0/24") from None
 
 
 class DeviceKind(StrEnum):
@@ -122,6 +133,15 @@ class IngressConfig(_Frozen):
     graceful_shutdown_s: float = Field(default=10.0, gt=0)
     max_backlog: int = Field(default=1_000_000, ge=1)  # waiting jobs of all users; past it submissions answer 503
     min_free_disk_mib: int = Field(default=512, ge=0)  # of the artifact folder's disk; below it, too
+    # (start) New users that a provider (telegram, discord, …) may bring in a minute, so that a flood of made-up
+    # accounts is no flood of free quotas; 0 lets nobody new in.
+    signups_per_min: int = Field(default=60, ge=0, le=60_000)
+
+
+class OutboundConfig(_Frozen):
+    """Which addresses that users give may be reached beside the public internet: webhooks, uploads by URL."""
+
+    allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()  # "192.168.1.0/24", "10.0.0.7"
 
 
 class ClusterConfig(_Frozen):
@@ -130,6 +150,7 @@ class ClusterConfig(_Frozen):
     nodes: tuple[NodeConfig, ...] = Field(min_length=1)
     workers: tuple[WorkerConfig, ...] = ()
     ingress: IngressConfig = IngressConfig()
+    outbound: OutboundConfig = OutboundConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,7 +175,33 @@ class ClusterConfig(_Frozen):
                     f"worker '{worker.name}' uses device '{worker.device}', which node '{worker.node}' does not have. "
                     f"Add it under [[nodes.devices]], or use one of: {', '.join(devices[worker.node]) or '(none)'}"
                 )
+        for device, shares in self._gpu_shares().items():
+            if sum(shares.values()) > 1 + 1e-9:
+                asked = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+                raise ValueError(
+                    f"the workers of device '{device}' ask for {sum(shares.values()):g} of one GPU together ({asked}): "
+                    "one of them would wait for ever. Lower their num_gpus to 1 in all; memory is shared by vram_mib"
+                )
         return self
+
+    def _gpu_shares(self) -> dict[str, dict[str, float]]:
+        """What the enabled workers ask of each GPU."""
+        gpus = {device.name for node in self.nodes for device in node.devices if device.kind is DeviceKind.GPU}
+        shares: dict[str, dict[str, float]] = {}
+        for worker in self.enabled_workers():
+            if (device := self.device_of(worker).name) in gpus:
+                shares.setdefault(device, {})[worker.name] = worker.num_gpus
+        return shares
+
+    def node_resources(self, name: str) -> tuple[int, dict[str, float]]:
+        """What the raylet of a node has to offer for its workers: GPUs, and resources by name (``ray start``)."""
+        node = next(node for node in self.nodes if node.name == name)
+        offered = {name: NODE_SHARE}
+        for worker in self.workers:
+            if worker.node == name:
+                for resource, amount in worker.resources.items():
+                    offered[resource] = offered.get(resource, 0.0) + amount
+        return sum(device.kind is DeviceKind.GPU for device in node.devices), offered
 
     @property
     def head(self) -> NodeConfig:
@@ -193,6 +240,7 @@ def cluster_file(environ: Mapping[str, str]) -> Path:
 def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
     """Read the cluster file. ``TESSERA_NOOP=1`` enables the workers ``noop`` and ``noop-gpu``.
 
+    ``TESSERA_OUTBOUND_ALLOW`` ("192.168.1.0/24,10.0.0.7") adds to what ``[outbound] allow`` has.
     Raises ``ConfigError`` with the entry to correct.
     """
     path = cluster_file(environ)
@@ -213,6 +261,14 @@ def load_cluster(environ: Mapping[str, str]) -> ClusterConfig:
                 )
             }
         )
+    allowed = [text for text in environ.get("TESSERA_OUTBOUND_ALLOW", "").split(",") if text.strip()]
+    if allowed:
+        try:
+            outbound = OutboundConfig(allow=(*cluster.outbound.allow, *allowed))
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"TESSERA_OUTBOUND_ALLOW: {message}, and several with commas between them") from error
+        cluster = cluster.model_copy(update={"outbound": outbound})
     return cluster
 
 
@@ -250,7 +306,12 @@ class Settings(_Frozen):
     ray_temp_dir: Path | None = None
     dashboard_url: str = ""
     ports: dict[str, int] = Field(default_factory=dict)  # name of each pinned port of Ray and Serve → its number
+    secret: str = Field(default="", repr=False)  # of this installation, for keyed hashes and signatures; kept by ``up``
     cluster: ClusterConfig
+
+    def secret_for(self, purpose: str) -> bytes:
+        """A secret of 32 bytes for one purpose: what leaks of one says nothing about the others."""
+        return hmac.new(self.secret.encode(), purpose.encode(), hashlib.sha256).digest()
 
     @property
     def http_url(self) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID, uuid5
 
+from tessera.errors import TesseraError
 from tessera.jobs import Kind
 
 
@@ -113,6 +114,7 @@ class Health:
 class Capacity:
     """Slots and load of an engine. ``free_mib`` is None where the device does not tell.
 
+    ``batch_max``: how many small jobs of one model the engine takes in one call of ``run_batch`` (``BatchEngine``).
     ``detached``: runs go on in the backend when this process ends, and the next one attaches to them.
     """
 
@@ -185,3 +187,18 @@ class Engine(Protocol):
     async def cancel(self, job_id: UUID, attempt: int) -> CancelState: ...
 
     async def reconcile(self, job_id: UUID, attempt: int) -> RunState: ...
+
+
+@runtime_checkable
+class BatchEngine(Protocol):
+    """What an engine has besides when it takes several small jobs in one call: ``Capacity.batch_max`` is above 1."""
+
+    def run_batch(
+        self, jobs: Sequence[tuple[EngineJob, int]]
+    ) -> AsyncIterator[tuple[UUID, EngineEvent | TesseraError | None]]:
+        """Run jobs of one model, each with its attempt, together; tell of each by its id, in any order.
+
+        Each ends with exactly one ``Done``, with the error that ``run`` would have raised, or, when it was cancelled,
+        with None within a second. What is raised ends all that have not ended.
+        """
+        ...

@@ -39,7 +39,7 @@ IMAGE_TYPES = {
     "TIFF": "image/tiff",
 }
 # What Pillow's decoders raise on broken bytes, as its fuzzers have it.
-_BROKEN_IMAGE = (
+BROKEN_IMAGE = (
     UnidentifiedImageError,
     OSError,
     SyntaxError,
@@ -77,8 +77,11 @@ EXTENSIONS = {
     "video/x-msvideo": "avi",
     "video/ogg": "ogv",
     "text/plain": "txt",
+    "text/vtt": "vtt",
+    "application/x-subrip": "srt",
     "application/json": "json",
 }
+TEXT_TYPES = frozenset({"text/plain", "text/vtt", "application/x-subrip", "application/json"})  # always in UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ def thumbnail(data: bytes, media_type: str) -> bytes | None:
     """
     try:
         if media_type.startswith("image/"):
-            with _image(data) as image:
+            with open_image(data) as image:
                 image.draft("RGB", (THUMBNAIL_PX * 2, THUMBNAIL_PX * 2))  # JPEG decodes at a fraction, far faster
                 return _small(image)
         if media_type.startswith("video/"):
@@ -189,7 +192,7 @@ def _demuxer(head: bytes) -> str | None:
 
 
 @contextmanager
-def _image(source: Source) -> Iterator[Image.Image]:
+def open_image(source: Source) -> Iterator[Image.Image]:
     """Open a picture without decoding it; refuses what Pillow does not know, and what is too large to decode."""
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -205,10 +208,16 @@ def _image(source: Source) -> Iterator[Image.Image]:
             f"The picture has more than {MAX_IMAGE_PX // 1_000_000} million pixels. Nothing was stored; send a smaller"
             " one."
         ) from None
-    except _BROKEN_IMAGE as error:
+    except BROKEN_IMAGE as error:
         raise UnsupportedMedia(
             "The picture is broken or incomplete and cannot be read. Nothing was stored; save it anew as PNG or JPEG."
         ) from error
+
+
+def demuxer_of(source: Source) -> str | None:
+    """FFmpeg's name of the demuxer for a recording or clip, None for anything else."""
+    head = _head(source)
+    return None if _image_type(head) is not None else _demuxer(head)
 
 
 def _inspect_image(source: Source, image_type: str) -> Media:
@@ -218,7 +227,7 @@ def _inspect_image(source: Source, image_type: str) -> Media:
             f"The picture has {size / (1 << 20):.0f} MiB, more than {MAX_IMAGE_BYTES >> 20}. Nothing was stored;"
             " save it smaller, or as JPEG."
         )
-    with _image(source) as image:
+    with open_image(source) as image:
         image.load()  # a picture cut short is found here, not an hour later in an engine
         turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # EXIF orientation by a quarter
         width, height = (image.height, image.width) if turned else (image.width, image.height)
@@ -244,7 +253,8 @@ def _small(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def _container(source: Source, demuxer: str) -> Iterator[Any]:
+def open_container(source: Source, demuxer: str) -> Iterator[Any]:
+    """Open a recording or clip by this demuxer and no other. Raises UnsupportedMedia for what breaks inside, too."""
     file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with file:
         try:
@@ -257,8 +267,8 @@ def _container(source: Source, demuxer: str) -> Iterator[Any]:
 
 
 def _inspect_stream(source: Source, demuxer: str) -> Media:
-    with _container(source, demuxer) as container:
-        video = next((s for s in container.streams.video if not _is_cover(s)), None)
+    with open_container(source, demuxer) as container:
+        video = next((s for s in container.streams.video if not is_cover(s)), None)
         stream = video or next(iter(container.streams.audio), None)
         if stream is None:
             raise UnsupportedMedia("The file holds neither sound nor moving pictures. Nothing was stored.")
@@ -285,8 +295,8 @@ def _measure_s(source: Source, demuxer: str, kind: str) -> float:
 
     It is the larger of what the timestamps and what the packets' own samples come to.
     """
-    with _container(source, demuxer) as container:
-        stream = next((s for s in getattr(container.streams, kind) if not _is_cover(s)), None)
+    with open_container(source, demuxer) as container:
+        stream = next((s for s in getattr(container.streams, kind) if not is_cover(s)), None)
         if stream is None or stream.time_base is None:
             return 0.0
         first: int | None = None
@@ -307,7 +317,7 @@ def _measure_s(source: Source, demuxer: str, kind: str) -> float:
         return max(by_time, by_samples)
 
 
-def _is_cover(stream: Any) -> bool:
+def is_cover(stream: Any) -> bool:
     """Whether a video stream is only the picture on a record's sleeve."""
     return bool(stream.type == "video" and int(stream.disposition) & int(av.stream.Disposition.attached_pic))
 
@@ -336,7 +346,7 @@ def _first_real_frame(data: bytes) -> Image.Image:
         raise UnsupportedMedia
     best: Image.Image | None = None
     best_level = -1.0
-    with _container(data, demuxer) as container:
+    with open_container(data, demuxer) as container:
         for number, frame in enumerate(container.decode(video=0)):
             picture = frame.to_image()
             sample = picture.convert("L").resize((16, 16)).tobytes()

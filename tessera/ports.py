@@ -32,11 +32,14 @@ class LiveEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a queued job stands: position 1 starts next; the ETA of its end in seconds, as a range."""
+    """Where a queued job stands: position 1 starts next; the ETA of its end in seconds, as a range.
+
+    The ETA is None where nobody can say: what keeps the job from starting has no known end.
+    """
 
     position: int
-    eta_low_s: float
-    eta_high_s: float
+    eta_low_s: float | None
+    eta_high_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +133,8 @@ class Explanation:
     max_running: int
     reasons: Sequence[WaitReason]
     workers: Sequence[WorkerView]
-    eta_low_s: float
-    eta_high_s: float
+    eta_low_s: float | None
+    eta_high_s: float | None
     own_s: float
 
 

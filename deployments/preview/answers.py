@@ -17,16 +17,17 @@ from deployments.preview.exact import arithmetic, counting, listing, transformin
 from deployments.preview.reading import Question, content_words, keywords, salient, sentences, split_question
 
 
-def reply(messages: Sequence[tuple[str, str]], *, seed: int, temperature: float) -> str:
+def reply(messages: Sequence[tuple[str, str]], *, seed: int, temperature: float, top_p: float = 1.0) -> str:
     """The answer to the last message of a user.
 
-    The same seed gives the same words; temperature 0 gives the first choice of each, whatever the seed.
+    The same seed gives the same words; temperature 0 gives the first choice of each, whatever the seed, and so does a
+    ``top_p`` close to 0.
     """
     asked = next((content for role, content in reversed(messages) if role == "user"), messages[-1][1]).strip()
     earlier = "\n\n".join(content for role, content in messages if role != "assistant" and content.strip() != asked)
     rng = random.Random(f"{seed}:{asked}")  # noqa: S311 the choice of words is no secret
     text, context = split_question(asked)
-    question = Question(text=text, context=context or earlier, choice=verses.Choice(rng, temperature))
+    question = Question(text=text, context=context or earlier, choice=verses.Choice(rng, temperature, top_p))
     for competence in COMPETENCES:
         answer = competence(question)
         if answer:

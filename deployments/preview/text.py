@@ -40,7 +40,10 @@ def run(job: EngineJob, flag: CancelFlag, *, tokens_per_s: float = 100.0) -> Ite
     messages = conversation(given)
     flag.check()
     reply = answers.reply(
-        messages, seed=int(given.get("seed") or 0), temperature=float(given.get("temperature") or 0.0)
+        messages,
+        seed=int(given.get("seed") or 0),
+        temperature=float(given.get("temperature") or 0.0),
+        top_p=float(given.get("top_p") or 1.0),
     )
     pieces, finish_reason = limited(reply, int(given.get("max_tokens") or 256), list(given.get("stop") or []))
     offset = 0

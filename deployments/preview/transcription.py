@@ -18,6 +18,7 @@ import numpy as np
 import pocketsphinx
 
 from deployments.preview.flag import CancelFlag
+from deployments.transcripts import transcript_files
 from tessera.engine import Done, EngineEvent, EngineJob, Progress
 from tessera.errors import EngineError, InvalidInput
 
@@ -33,6 +34,16 @@ _PAUSE_S = 0.24
 _QUIET = 0.06  # of the loudest frame of the utterance
 
 _BYTES_PER_S = 2 * SAMPLE_RATE_HZ
+_FRAMES_PER_S = 100  # of the decoder's time, its default
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Word:
+    """One word; times in seconds from the start of the recording."""
+
+    start_s: float
+    end_s: float
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,7 @@ class _Segment:
     start_s: float
     end_s: float
     text: str
+    words: tuple[_Word, ...] = ()
 
 
 def check() -> None:
@@ -72,18 +84,21 @@ def run(job: EngineJob, flag: CancelFlag) -> Iterator[EngineEvent]:
         else:
             duration_s = step
     yield Progress(fraction=1.0)
-    yield Done(
-        output={
-            "text": " ".join(segment.text for segment in segments),
-            "language": "en",
-            "duration_s": round(duration_s, 3),
-            "segments": [
-                {"start_s": round(s.start_s, 2), "end_s": round(s.end_s, 2), "text": s.text} for s in segments
-            ],
-            "engine": ENGINE,
-            "preview": True,
-        }
-    )
+    output: dict[str, Any] = {
+        "text": " ".join(segment.text for segment in segments),
+        "language": "en",
+        "duration_s": round(duration_s, 3),
+        "segments": [_timed(segment) for segment in segments],
+    }
+    if job.input.get("word_timestamps"):
+        output["words"] = [_timed(word) for segment in segments for word in segment.words]
+    output = {**output, "engine": ENGINE, "preview": True}
+    yield from transcript_files(output, job.input.get("formats") or ())
+    yield Done(output=output)
+
+
+def _timed(part: _Segment | _Word) -> dict[str, Any]:
+    return {"start_s": round(part.start_s, 2), "end_s": round(part.end_s, 2), "text": part.text}
 
 
 def _transcribe(data: bytes, flag: CancelFlag) -> Iterator[Progress | _Segment | float]:
@@ -200,7 +215,17 @@ class _Listener:
         start_s, self._utterance_s = self._start_s, None
         text = written(hypothesis.hypstr) if hypothesis is not None else ""
         if text:
-            yield _Segment(start_s=start_s, end_s=max(start_s, end_s), text=text)
+            end_s = max(start_s, end_s)
+            yield _Segment(start_s=start_s, end_s=end_s, text=text, words=tuple(self._words(start_s, end_s)))
+
+    def _words(self, start_s: float, end_s: float) -> Iterator[_Word]:
+        """The words of the utterance that has just ended, inside of its times."""
+        for part in self._decoder.seg():
+            text = written(part.word)
+            if text:
+                begins_s = min(start_s + part.start_frame / _FRAMES_PER_S, end_s)
+                ends_s = min(start_s + (part.end_frame + 1) / _FRAMES_PER_S, end_s)
+                yield _Word(start_s=begins_s, end_s=ends_s, text=text)
 
 
 def written(words: str) -> str:

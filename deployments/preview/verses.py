@@ -14,17 +14,23 @@ class Choice:
     """Chooses among alternatives that are ordered by preference.
 
     Temperature 0 always takes the first; higher temperatures make the later ones likelier, up to nearly even at 2.
+    ``top_p`` leaves only the likeliest that together make up this share of all, at least one.
     """
 
-    def __init__(self, rng: random.Random, temperature: float) -> None:
+    def __init__(self, rng: random.Random, temperature: float, top_p: float = 1.0) -> None:
         self._rng = rng
         self._temperature = temperature
+        self._top_p = top_p
 
     def of(self, *options: str) -> str:
         """One of the options."""
         if self._temperature <= 0 or len(options) == 1:
             return options[0]
         weights = [math.exp(-index / (4.0 * self._temperature)) for index in range(len(options))]
+        if self._top_p < 1:
+            share = self._top_p * sum(weights)
+            kept = next(n for n in range(1, len(weights) + 1) if sum(weights[:n]) >= share or n == len(weights))
+            options, weights = options[:kept], weights[:kept]
         return self._rng.choices(options, weights)[0]
 
     def turned(self, options: list[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Whisper: speech to text with faster-whisper, in a subprocess of the replica's own."""
