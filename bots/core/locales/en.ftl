@@ -1,0 +1,197 @@
+# Every message of the bots. Each language has the same names; tests/unit/bots/test_messages.py compares them.
+
+span-seconds = { $n } s
+span-minutes = { $n } min
+span-hours = { $n } h
+
+# Commands, as the platforms list them
+command-imagine = Make a picture from words
+command-video = Make a clip from words
+command-animate = Bring a picture to life
+command-history = Your earlier results
+command-usage = Tokens left today
+command-plans = Plans and prices
+command-settings = Model, format, spoiler, language
+command-cancel = Cancel what waits or runs
+command-help = How this works
+command-link = One quota for Telegram, Discord and web
+command-report = Report a result
+command-terms = Terms of use
+command-privacy = Your data: export, delete
+command-rules = Rules of this chat, for admins
+name-imagine = imagine
+name-video = video
+name-animate = animate
+name-history = history
+name-usage = usage
+name-plans = plans
+name-settings = settings
+name-cancel = cancel
+name-help = help
+name-link = link
+name-report = report
+name-terms = terms
+name-privacy = privacy
+name-rules = rules
+menu-animate = Animate this picture
+option-prompt = What it should show
+option-model = The model
+option-ratio = Width to height, such as 16:9
+option-count = How many
+option-seed = The same number gives the same result
+option-negative = What it should not show
+option-image = A picture to start from
+option-spoiler = Hide the result behind a spoiler
+option-duration = Seconds
+option-code = The code from the other platform
+
+# A job on its way
+queue-place = ⏳ Place { $place } in the queue
+queue-waiting = ⏳ In the queue
+queue-eta = Done in about { $low }–{ $high }
+queue-offline = 🔌 The engine is switched off at the moment. Your place is kept and your tokens wait with it; it starts as soon as the engine is back.
+queue-paused = ⏸ Paused by the operator: { $message } Your place is kept.
+queue-again = 🔁 The first try did not succeed; it keeps its place and is tried again. You pay once.
+running = 🎨 { $bar } { $percent } %
+running-left = About { $low }–{ $high } left
+cancelling = ⏹ Ending it…
+done-facts = { $model } · seed { $seed } · { $seconds }
+done-left = { $left } of { $daily } tokens left today
+done-unlimited = { $cost } tokens used
+done-preview = A preview engine made this: it shows how Tessera works, without a neural network.
+done-partly = { $got } of { $asked } came out. Those missing were not charged.
+done-link = The file is too large for this chat. Fetch it here (the link ends in a day):
+done-smaller = The file was made smaller for this chat; “Original” has it whole.
+done-gone = The files of this result were deleted, or their time is over.
+restricted = 🔞 This is for adults, and may be asked for only in a chat for adults whose admin allows it (/rules). Nothing was charged.
+done-blocked-here = The result cannot be shown in this chat.
+
+ended-cancelled = ⏹ Cancelled. { $refunded } tokens came back.
+ended-expired = ⌛ Its time was over before it could begin. { $refunded } tokens came back. Try again when the queue is shorter.
+ended-failed = ⚠️ It did not work out: { $reason } { $refunded } tokens came back.
+reason-invalid_input = the request cannot be carried out as it is. Change the prompt or its options.
+reason-content_withheld = the safety rules withheld the result. Change the prompt.
+reason-model_missing = this model is not there at the moment. Choose another one with /settings.
+reason-out_of_memory = it needs more memory than the device has. Ask for a smaller format.
+reason-stuck = the engine stopped moving. Try again.
+reason-quarantined = it broke the engine more than once. Change the request.
+reason-storage_full = there is no room for results at the moment. Try again later.
+reason-other = something broke on our side. Try again.
+
+# Refusals
+refused-quota = 🪙 Today’s tokens are used up. Nothing was charged. They come back in { $clock } h; a larger plan has more.
+refused-queued = 🚦 You already have as many requests waiting as your plan allows. Nothing was charged. Wait for one to end, or cancel one with /cancel.
+refused-rate = 🐢 That was a little fast. Nothing was charged. Try again in { $wait }.
+refused-busy = 🚧 The queue is full at the moment. Nothing was charged. Try again in { $wait }.
+refused-offline = 🔌 Tessera does not answer at the moment. Nothing was lost or charged. Your request is kept and goes on by itself.
+refused-away = 🔌 Tessera does not answer at the moment. Nothing was lost or charged. Try again in a minute.
+refused-blocked = 🚫 The safety rules do not allow this request. Nothing was charged. Change the prompt.
+refused-input = ✏️ That does not work: { $detail } Nothing was charged.
+refused-banned = 🚫 This account is closed. Write to the operator if that is a mistake.
+refused-other = ⚠️ That did not work: { $detail } Nothing was charged.
+refused-failed = ⚠️ That did not work, and it is our fault. What was not made is not charged. Try again, or send /help.
+refused-model = There is no model “{ $model }” here. You can choose: { $known }
+refused-option = “{ $option }” is not a value for --{ $name }. For example: --{ $name } { $hint }
+refused-file = That file is no picture that can be used (JPEG, PNG or WebP, at most { $limit } MB). Nothing was charged.
+refused-foreign = Only the person who asked for it can do that. “Again” makes your own.
+refused-here = I may not work in this chat. An admin chooses where, with /rules.
+refused-expired = That is too old: the files are gone. “Again” makes a new one.
+refused-upscale = 🔍 Your plan makes pictures of up to { $side }×{ $side } pixels; this one cannot be made larger in it. Nothing was charged. A larger plan can.
+refused-moving = The clip cannot be read any more. Make it again first.
+
+# Questions
+ask-image = What should the picture show? Send me the words, or a picture with words.
+ask-video = What should the clip show? Send me the words, or a picture with words.
+ask-animate = Reply with /animate to a picture, or send me a picture with what should happen as its caption.
+ask-edit = Send the new prompt as a reply to this message. The old one:
+ask-title = What should it show?
+ask-field = Prompt
+ask-report = What is wrong with it? Reply with a few words.
+ask-report-title = Report a result
+ask-report-field = What is wrong with it?
+ask-report-none = Use the button “Report” under a result, or reply with /report to it.
+
+# Buttons
+button-upscale = 🔍 { $n }
+button-upscale-one = 🔍 Upscale
+button-vary = 🎲 { $n }
+button-vary-one = 🎲 Vary
+button-again = 🔁 Again
+button-edit = ✏️ Edit
+button-original = 📎 Original
+button-delete = 🗑 Delete
+button-cancel = ⏹ Cancel
+button-extend = ⏩ Extend
+button-report = 🚩 Report
+button-plans = 💎 Plans
+button-usage = 🪙 Usage
+button-settings = ⚙️ Settings
+button-back = ◀️ Back
+button-older = Older ▶️
+button-newer = ◀️ Newer
+button-export = 📦 Export my data
+button-erase = 🗑 Delete my data
+button-erase-sure = Yes, delete everything
+button-no = No, keep it
+
+# Screens
+history-title = Your results, page { $page }
+history-empty = There is nothing yet. Send me a prompt!
+usage-title = Plan { $plan }
+usage-bar = { $bar } { $left } of { $daily } tokens left
+usage-reset = New tokens in { $clock } h
+usage-unlimited = { $used } tokens used today; there is no limit.
+usage-shared = Shared with: { $platforms }
+plans-title = Plans
+plan-line = { $title }: { $price } a month, { $tokens } tokens a day, { $running } at a time
+plan-yours = { $title }: { $price } a month, { $tokens } tokens a day, { $running } at a time (yours)
+plan-free = free
+settings-title = Settings
+settings-model = Model: { $value }
+settings-ratio = Format: { $value }
+settings-spoiler = Spoiler: { $value }
+settings-language = Language: { $value }
+settings-auto = automatic
+settings-saved = Saved.
+value-on = on
+value-off = off
+cancel-none = Nothing of yours waits or runs.
+cancel-done = { $count ->
+    [one] One request was told to end.
+   *[other] { $count } requests were told to end.
+}
+deleted = Deleted, with its files.
+help-title = { $title }
+help-image = Send me words, and I make a picture. A picture with words is changed by them. In groups: /imagine, a mention, or a reply.
+help-video = Send me words, and I make a clip. Reply to a picture with /animate, and it moves. In groups: /video, a mention, or a reply.
+help-options = Options, if you like: --ar 16:9 · --seed 7 · --count 4 · --no text · --model NAME · --spoiler
+help-options-video = Options, if you like: --ar 16:9 · --seed 7 · --duration 4 · --model NAME · --spoiler
+help-commands = Commands
+link-code = Your code: { $code }
+link-how = Send this in the other chat within { $minutes } min: /link { $code }
+link-done = Linked. One quota for all your accounts: { $platforms }
+link-wrong = This code is wrong, used, or too old. Get a new one with /link in the other chat.
+link-same = These accounts are linked already.
+link-private = That is for you alone. Use /link in a private chat with me.
+report-thanks = Thank you. A person will look at it.
+report-unknown = This result cannot be reported here. Use the button under it.
+terms-text = Your prompts run on the operator’s own machines. Do not ask for what is illegal or hurts others; such requests are blocked. Results are kept for { $days } days on your plan, then deleted. Tokens are counted per day (UTC); what fails is not charged.
+privacy-text = Kept: your id on this platform, your prompts, settings and results, until their time is over or you delete them. Nothing is sold or used for training.
+privacy-sure = This deletes your prompts, results, settings and linked accounts. It cannot be undone, and gives no tokens back.
+privacy-erased = Your data is deleted.
+privacy-export = Your data, as JSON.
+rules-title = Rules of this chat
+rules-where = Where: { $value }
+rules-everywhere = everywhere
+rules-here-only = only in the chosen channels ({ $count })
+rules-adult = Results for adults: { $value }
+rules-spoiler = Everything behind a spoiler: { $value }
+rules-admins = Only an admin of this chat can do that.
+rules-group = This is for groups and servers.
+button-rules-here = Allow here
+button-rules-not-here = Not here
+button-rules-everywhere = Everywhere
+button-rules-adult = Results for adults
+button-rules-spoiler = Spoilers
+unknown-command = I do not know this command. /help shows what I can do.
+stale-button = This button is from an earlier version. Send /help for what I can do now.

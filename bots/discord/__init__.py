@@ -1,0 +1,1 @@
+"""The Discord side of the bots, on discord.py's Client: https://discordpy.readthedocs.io/"""

@@ -1,0 +1,1 @@
+"""The Telegram side of the bots, on aiogram's Bot: https://docs.aiogram.dev/"""
