@@ -12,16 +12,25 @@ from tests.architecture.sources import PACKAGES, ROOT, Import, imports, module_o
 # Each layer may import the layers above its line here and itself; what stands in one line does not know its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
-        "tessera.errors tessera.jobs tessera.inputs tessera.engine tessera.ports tessera.runs tessera.catalog"
+        "tessera.errors tessera.jobs tessera.inputs tessera.engine tessera.ports tessera.runs"
+        " tessera.catalog tessera.manifests tessera.cards"
         " tessera.pricing tessera.plans tessera.policy tessera.retries tessera.quotas tessera.ids tessera.config"
-        " tessera.logs tessera.simulator",
+        " tessera.logs tessera.deliveries tessera.simulator tessera.subtitles tessera.identities tessera.scopes"
+        " tessera.folding tessera.always_blocked tessera.moderation tessera.share_links",
     ),
-    ("tessera.store", "tessera.artifacts", "tessera.media", "tessera.client"),
+    (
+        "tessera.pace",
+        "tessera.store",
+        "tessera.artifacts",
+        "tessera.media tessera.transcoding tessera.normalising",
+        "tessera.outbound",
+        "tessera.client",
+    ),
     ("tessera.admission",),
     ("tessera.scheduler", "tessera.api"),
     ("deployments",),
     ("tessera.local",),
-    ("tessera.cli",),
+    ("tessera.cli tessera.batch",),
     ("cluster",),
 )
 # May be imported by all: data files under sql/, and the version in tessera/__init__.py.
@@ -164,3 +173,20 @@ def test_importing_the_client_loads_neither_ray_nor_the_database() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert shown == ""
+
+
+def test_there_is_one_http_client_and_one_way_to_strangers() -> None:
+    """Bots, CLI and batches speak to the API by tessera.client; addresses of users are reached by tessera.outbound."""
+    clients = ("tessera/client/", "tessera/outbound.py")
+    # Engines speak to their backends, bots to their platform (and serve its calls and their health by aiohttp.web), and
+    # the platform's own command looks after Ray and the API that it starts.
+    others = ("deployments/", "tessera/local/", "bots/discord/", "bots/telegram/", "bots/process.py")
+    wrong = [
+        f"{file}:{found.line} imports {found.module}"
+        for file in python_files("tessera", "deployments", "cluster", "bots")
+        if not file.startswith((*clients, *others))
+        for found in imports(file)
+        if found.module.split(".")[0] in ("aiohttp", "httpx", "requests", "urllib3")
+        or found.module in ("urllib.request", "http.client")
+    ]
+    assert not wrong, f"use tessera.client, or tessera.outbound for an address of a user's: {wrong}"

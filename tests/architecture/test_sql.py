@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tessera.store.queries import Query, load, section
-from tests.architecture.sources import python_files, strings, tree
+from tests.architecture.sources import ROOT, python_files, strings, tree
 
 # Built so that a sentence for a person ("Select one", "Update the plan") is none: statements are upper case here.
 STATEMENT = re.compile(
@@ -107,3 +107,12 @@ def _literal(node: ast.expr) -> str | None:
 def _keywords(call: ast.Call) -> set[str] | None:
     names = [keyword.arg for keyword in call.keywords]
     return None if None in names else {name for name in names if name is not None}
+
+
+def test_migrations_follow_each_other_without_a_number_twice() -> None:
+    """Two changes made beside each other may both have taken the next number: seen here, before there is a database."""
+    scripts = sorted((ROOT / "sql" / "migrations" / "versions").glob("[0-9]*.py"))
+    numbers = [match[1] for path in scripts if (match := re.search(r'^revision = "(\d+)"', path.read_text(), re.M))]
+    before = [match[1] for path in scripts if (match := re.search(r'^down_revision = "(\d+)"', path.read_text(), re.M))]
+    expected = [f"{number:04d}" for number in range(1, len(scripts) + 1)]
+    assert (numbers, before) == (expected, expected[:-1])

@@ -457,7 +457,8 @@ class FakeApi:
             {"day": "2026-01-05", "kind": "text", "used_tokens": 0.5, "jobs": 3},
             {"day": "2026-01-04", "kind": "video", "used_tokens": 4, "jobs": 1},
         ]
-        return web.json_response({"data": data, "today": self._quota()})
+        totals = {"used_tokens": 17.25, "jobs": 18}
+        return web.json_response({"data": data, "totals": totals, "today": self._quota()})
 
     async def _key_create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

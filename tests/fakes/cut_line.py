@@ -15,6 +15,7 @@ class CutLine:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Transport | asyncio.StreamWriter] = set()
         self._deaf = False
+        self.delay_s = 0.0  # of all that the server says
         self.port = 0
 
     async def mend(self) -> None:
@@ -43,16 +44,22 @@ class CutLine:
             return
         self._open |= {writer, far_writer}
         try:
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer, lambda: self._deaf))
+            await asyncio.gather(
+                _pump(reader, far_writer), _pump(far_reader, writer, lambda: self._deaf, lambda: self.delay_s)
+            )
         finally:
             self._open -= {writer, far_writer}
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deaf: Callable[[], bool] = lambda: False
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    deaf: Callable[[], bool] = lambda: False,
+    delay_s: Callable[[], float] = lambda: 0.0,
 ) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
+            await asyncio.sleep(delay_s())
             if not deaf():
                 writer.write(data)
                 await writer.drain()

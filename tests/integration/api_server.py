@@ -18,13 +18,17 @@ import uvicorn
 
 from tessera.admission import Admission
 from tessera.api.app import create_app
+from tessera.api.bell import Bell
 from tessera.api.feed import Feed
-from tessera.api.services import Services
+from tessera.api.sender import Sender
+from tessera.api.services import Services, utc_now
+from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks
 from tessera.artifacts import ArtifactStore, FolderStore
 from tessera.catalog import catalog_of
 from tessera.config import ClusterConfig, NodeConfig, Settings
 from tessera.ids import Prefix, new_id, parse
+from tessera.outbound import Outbound
 from tessera.store.database import Database, connect
 from tessera.store.operators import make_key
 from tests.fakes.scheduler import FakeScheduler
@@ -176,13 +180,22 @@ class Events:
 
 @contextlib.asynccontextmanager
 async def running(
-    database_url: str, folder: Path, *, heartbeat_s: float = 15.0, store: ArtifactStore | None = None, **settings: Any
+    database_url: str,
+    folder: Path,
+    *,
+    heartbeat_s: float = 15.0,
+    body_silence_s: float = 20.0,
+    store: ArtifactStore | None = None,
+    scheduler: Any = None,
+    sender: dict[str, float] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Api]:
     """An API of its own, up while the context lasts."""
-    scheduler = FakeScheduler()
+    scheduler = scheduler or FakeScheduler()
     files = store or FolderStore(folder / "artifacts")
     cluster = settings.pop("cluster", ClusterConfig(nodes=(NodeConfig(name="pc2"),)))
     db = Database.open(database_url, pool_size=4)
+    outbound, bell = Outbound(cluster.outbound.allow), Bell(database_url)
     services = Services(
         settings=Settings(
             home=folder,
@@ -198,10 +211,20 @@ async def running(
         scheduler=scheduler,
         feed=Feed(database_url, scheduler),
         watermarks=Watermarks(cluster.ingress, db, files),
+        outbound=outbound,
+        bell=bell,
+        sender=Sender(database_url, outbound, bell, utc_now, **(sender or {})),
+        standing=Standing(db),
         heartbeat_s=heartbeat_s,
+        body_silence_s=body_silence_s,
     )
     services.feed.start()
+    services.sender.start()
+    services.bell.start()
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        # As every server in production has it, and asyncio only for sockets that name their protocol: without it each
+        # answer in two packets waits 40 ms for a delayed acknowledgement.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             create_app(services), lifespan="off", log_level="error", timeout_graceful_shutdown=1, loop="asyncio"
         )
@@ -217,8 +240,12 @@ async def running(
                 yield api
         finally:
             await services.feed.close()
+            await services.bell.close()
+            await services.sender.close()
+            await services.outbound.close()
             server.should_exit = True
             await serving
             await services.admission.close()
+            await services.standing.close()
             await services.db.close()
             await sql.close()

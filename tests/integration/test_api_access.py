@@ -140,6 +140,22 @@ async def test_requests_past_the_rate_are_429_and_submissions_count_apart(api: A
     assert submitted.status == 202
 
 
+async def test_two_replicas_count_the_requests_of_a_user_together(api: Api, database_url: str, tmp_path: Path) -> None:
+    key = await api.add_key(user_id=await api.add_user(requests_per_min=90))
+    async with running(database_url, tmp_path / "second") as second:
+
+        async def ask(replica: Api) -> int:
+            answer, _ = await replica.call("GET", "/v1/me", key=key)
+            return answer.status
+
+        began = await api.sql.fetchval("SELECT clock_timestamp()")
+        statuses = await asyncio.gather(*(ask(replica) for _ in range(100) for replica in (api, second)))
+        seconds = (await api.sql.fetchval("SELECT clock_timestamp()") - began).total_seconds()
+    assert set(statuses) == {200, 429}
+    # 90 at once, and what the time that this took has freed.
+    assert 90 <= statuses.count(200) <= 90 + seconds * 90 / 60 + 1
+
+
 async def test_models_and_plans_need_no_key(api: Api) -> None:
     _, models = await api.call("GET", "/v1/models", key=None)
     assert {model["kind"] for model in models["data"] if model["default"]} == {

@@ -145,7 +145,7 @@ async def test_bad_bodies_get_the_right_code_and_leave_nothing(api: Api) -> None
         assert word in problem["detail"], f"{name}: {problem['detail']}"
         assert answer.content_type == "application/problem+json"
         assert problem["request_id"] == answer.headers["X-Request-Id"] == "mine-1"
-        assert problem["type"] == f"/docs#error-{code}"
+        assert problem["type"] == f"/docs/errors#error-{code}"
         assert problem["status"] == status
         assert problem["retryable"] is False
     assert await api.sql.fetchval("SELECT count(*) FROM jobs") == 0

@@ -229,7 +229,7 @@ async def test_many_readers_share_one_connection(api: Api) -> None:
     held = await api.sql.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tessera%'"
     )
-    assert held <= 4 + 2 + 1, "pool, admission and the one tail"
+    assert held <= 4 + 2 + 1 + 1, "pool, admission, the one tail, and the bell of the deliveries"
     await api.call("POST", job["urls"]["cancel"])
     told = await asyncio.gather(*readers)
     assert told == [["queued", "cancelled"]] * 50

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tessera.api import schemas
+from tessera.api import explanation_schemas, schemas
 from tessera.client import Client
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
@@ -109,7 +109,7 @@ async def test_submissions_are_taken_during_a_pause_and_their_users_are_told(api
     assert job["state"] == "queued"
     api.scheduler.down = True
     _, shown = await api.call("GET", job["urls"]["explain"])
-    schemas.JobExplanation.model_validate(shown)
+    explanation_schemas.JobExplanation.model_validate(shown)
     assert [reason["code"] for reason in shown["reasons"]] == ["scheduler_restarting", "paused"]
     assert shown["reasons"][1]["message"] == "An operator has paused jobs of kind text: Back at 15:00."
     _, shown = await api.call("GET", other["urls"]["explain"])

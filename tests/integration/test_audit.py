@@ -124,6 +124,18 @@ class Platform:
             )
         assert await self.connection.fetchval("SELECT change_plan($1, 'starter', 'op', 's', $2)", ann, new_id())
         await self.run("the other's", bob, outcome="completed", files=1)
+        await self.join_and_leave()
+
+    async def join_and_leave(self) -> None:
+        """An account becomes part of another, with what it has done and what waits; and one is deleted."""
+        carl, dan, eve = [await add_user(self.connection) for _ in range(3)]
+        await self.run("the merged one's", carl, outcome="completed", files=1)
+        await self.admit("the merged one's, waiting", carl)
+        await self.run("the merging one's", dan, outcome="completed", files=1)
+        assert await self.connection.fetchval("SELECT merge_users($1, $2)", carl, dan) == "merged"
+        await self.run("the deleted one's", eve, job={"input": {"prompt": "x"}}, outcome="completed", files=1)
+        await self.admit("the deleted one's, waiting", eve)
+        assert await self.connection.fetchval("SELECT delete_account($1, '[]', 'op')", eve) == "deleted"
 
     connection_dsn = ""
 
@@ -162,12 +174,12 @@ def test_the_books_of_a_platform_with_jobs_of_every_kind_balance(
     *each, last = capsys.readouterr().out.splitlines()
     assert len(each) == len(checks()) and all(line.startswith("✓ ") for line in each)
     jobs = len(platform.jobs) - 1  # one is pruned; its entries stay
-    entries = 2 * (jobs + 1) - 5 + 1 + 3
-    assert last == f"The books balance: {jobs} jobs, {entries} ledger entries, 5 open holds."
+    entries = 2 * (jobs + 1) - 6 + 1 + 3 + 2  # a grant, three by hand, and the pair of a merge
+    assert last == f"The books balance: {jobs} jobs, {entries} ledger entries, 6 open holds."
     assert main(["audit", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["balanced"], found["differences"], found["jobs"], found["open_holds"]) == (True, 0, jobs, 5)
-    assert found["open_tokens"] == 5 and found["verdict"] == last
+    assert (found["balanced"], found["differences"], found["jobs"], found["open_holds"]) == (True, 0, jobs, 6)
+    assert found["open_tokens"] == 6 and found["verdict"] == last
     assert main(["audit", "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines() == [last]
 
@@ -361,6 +373,55 @@ BREAKS: list[tuple[str, str, str, list[str]]] = [
         [
             "ALTER TABLE jobs DROP CONSTRAINT jobs_running_is_leased",
             "UPDATE jobs SET lease_expires_at = NULL WHERE id = {job}",
+        ],
+    ),
+    (
+        "the_merged_have_nothing",
+        "a job of a merged account",
+        "the merged one's",
+        ["UPDATE jobs SET user_id = (SELECT id FROM users WHERE merged_into IS NOT NULL) WHERE id = {job}"],
+    ),
+    (
+        "the_merged_have_nothing",
+        "a day of a merged account",
+        "the merged one's",
+        [
+            "UPDATE usage_daily d SET used_mt = 1 FROM users u, jobs j"
+            " WHERE d.user_id = u.id AND u.merged_into = j.user_id AND j.id = {job}"
+        ],
+    ),
+    (
+        "the_merged_have_nothing",
+        "a counter of a merged account",
+        "the merged one's",
+        [
+            "UPDATE user_state s SET queued = 1 FROM users u, jobs j"
+            " WHERE s.user_id = u.id AND u.merged_into = j.user_id AND j.id = {job}"
+        ],
+    ),
+    (
+        "the_deleted_are_gone",
+        "the words of a deleted account",
+        "the deleted one's",
+        ["UPDATE jobs SET input = '[1]', finished_at = finished_at - interval '1 hour' WHERE id = {job}"],
+    ),
+    (
+        "the_deleted_are_gone",
+        "a file of a deleted account",
+        "the deleted one's",
+        [
+            "UPDATE jobs SET finished_at = finished_at - interval '1 hour' WHERE id = {job}",
+            "UPDATE artifacts SET deleted_at = NULL WHERE job_id = {job}",
+        ],
+    ),
+    (
+        "the_deleted_are_gone",
+        "an identity of a deleted account",
+        "the deleted one's",
+        [
+            "ALTER TABLE identities DISABLE TRIGGER USER",
+            "INSERT INTO identities (id, user_id, provider, subject)"
+            " SELECT gen_random_uuid(), user_id, 'telegram', '1' FROM jobs WHERE id = {job}",
         ],
     ),
     (

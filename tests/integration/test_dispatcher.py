@@ -312,6 +312,38 @@ async def test_models_that_do_not_fit_together_are_swapped_and_every_job_runs(pl
     await platform.books()
 
 
+async def test_three_engines_share_one_gpu_by_its_memory_and_none_is_starved(platform: Platform) -> None:
+    """One worker each, as on a PC with ComfyUI, KoboldCPP and Whisper; the device raises OutOfMemory if oversold."""
+    gpu = NoopDevice(12_000)
+    taken: list[int] = []
+
+    class Watched(NoopEngine):
+        async def ensure(self, model: str) -> None:
+            await super().ensure(model)
+            taken.append(gpu.used_mib)
+
+    specs = []
+    for model in HEAVY:
+        engine = Watched([model], 1, device=gpu, load_s=0.02)
+        worker = Worker(name=f"of-{model}", engine=engine, artifacts=platform.store, slots=1, models=[model])
+        specs.append(WorkerSpec(name=f"of-{model}", models=[model], slots=1, port=LocalWorker(worker), device="gpu"))
+    dispatcher = Dispatcher(
+        dsn=platform.dsn,
+        workers=specs,
+        devices=[DeviceSpec(name="gpu", vram_mib=12_000)],
+        artifacts=platform.store,
+        catalog=catalog_of(HEAVY),
+        holder="test",
+        random_source=lambda: 0.0,
+    )
+    platform.tasks.append(asyncio.create_task(dispatcher.run()))
+    jobs = [await platform.submit("sleep 0.02", model=HEAVY[n % 3]) for n in range(18)]
+    assert await platform.final(*jobs) == ["completed"] * 18
+    assert await platform.connection.fetchval("SELECT max(attempt) FROM jobs") == 1  # no run met OutOfMemory
+    assert max(taken) == 12_000 and len(taken) >= 3
+    await platform.books()
+
+
 async def test_a_model_that_cannot_be_loaded_is_left_out_and_holds_up_nobody(platform: Platform) -> None:
     class Broken(NoopEngine):
         async def ensure(self, model: str) -> None:

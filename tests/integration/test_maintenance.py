@@ -30,6 +30,7 @@ from tessera.scheduler.maintenance import (
     prune_idempotency_keys,
     prune_jobs,
     prune_manifests,
+    prune_request_rates,
 )
 from tessera.store.database import Database
 from tests.integration.conftest import add_user
@@ -94,6 +95,14 @@ def sha256(content: str) -> str:
 @pytest.fixture
 def past(connection: asyncpg.Connection, database: Database) -> Past:
     return Past(connection, database)
+
+
+async def test_request_rates_of_those_who_were_quiet_for_an_hour_are_forgotten(past: Past) -> None:
+    users = [new_id() for _ in range(2)]
+    for user, ago in zip(users, (timedelta(minutes=59), timedelta(minutes=61)), strict=True):
+        await past.connection.execute("INSERT INTO request_rates (user_id, tat) VALUES ($1, $2)", user, NOW - ago)
+    assert await prune_request_rates(past.database, NOW) == 1
+    assert [row["user_id"] for row in await past.connection.fetch("SELECT user_id FROM request_rates")] == users[:1]
 
 
 async def test_idempotency_keys_are_forgotten_after_24_hours(past: Past, user: UUID) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from tessera.errors import Unavailable
 from tessera.store.migrations import current, head, migrate, seed
-from tessera.store.queries import script
+from tessera.store.queries import functions, script
 
 # What a database holds, as text, one row for each thing; the definitions are Postgres's own. Ordered by names: a
 # regclass orders by its number, and a table that a migration adds has a later one than in schema.sql.
@@ -76,7 +76,7 @@ async def empty_url(postgres: tuple[str, str]) -> AsyncIterator[str]:
 async def test_the_migrations_build_what_schema_sql_says(empty_url: str, database_url: str) -> None:
     connection = await asyncpg.connect(empty_url)
     await connection.execute(script("schema.sql"))
-    await connection.execute(script("functions.sql"))
+    await connection.execute(functions())
     await connection.close()
     written, migrated = await catalog(empty_url), await catalog(database_url)
     for what in CATALOG:

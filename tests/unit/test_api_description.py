@@ -6,45 +6,21 @@ import base64
 import hashlib
 import re
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from tessera.admission import Admission
-from tessera.api.app import create_app
 from tessera.api.docs import docs
-from tessera.api.feed import Feed
-from tessera.api.services import Services
-from tessera.api.watermarks import Watermarks
-from tessera.artifacts import FolderStore
-from tessera.catalog import catalog_of
-from tessera.config import ClusterConfig, NodeConfig, Settings
 from tessera.inputs import INPUTS
-from tessera.store.database import Database
-from tests.fakes.scheduler import FakeScheduler
+from tests import described
 
-OPEN = {"/v1/models", "/v1/plans", "/v1/queue", "/healthz", "/readyz"}
+OPEN = {"/v1/models", "/v1/plans", "/v1/queue", "/v1/links/{artifact_id}", "/healthz", "/readyz"}
 
 
-@pytest.fixture
-def description(tmp_path: Path) -> dict[str, Any]:
-    dsn, scheduler = "postgresql://nobody@127.0.0.1:1/nothing", FakeScheduler()
-    cluster = ClusterConfig(nodes=(NodeConfig(name="pc2"),))
-    db, artifacts = Database.open(dsn), FolderStore(tmp_path)
-    app = create_app(
-        Services(
-            settings=Settings(home=tmp_path, database_url=dsn, artifacts_url="", cluster=cluster),
-            catalog=catalog_of([]),
-            db=db,
-            admission=Admission(dsn),
-            artifacts=artifacts,
-            scheduler=scheduler,
-            feed=Feed(dsn, scheduler),
-            watermarks=Watermarks(cluster.ingress, db, artifacts),
-        )
-    )
-    return app.openapi()
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    return described.description()
 
 
 def operations(description: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -85,7 +61,8 @@ def test_routes_that_need_a_key_say_so_and_name_the_problem(description: dict[st
     for method, path, operation in operations(description):
         assert (operation.get("security") == []) == (path in OPEN), (method, path)
         if path not in OPEN:
-            assert "application/problem+json" in operation["responses"]["401"]["content"], path
+            shape = "application/json" if path.startswith("/openai/") else "application/problem+json"
+            assert shape in operation["responses"]["401"]["content"], path
 
 
 def test_bodies_have_examples_that_their_own_models_take(description: dict[str, Any]) -> None:
@@ -112,3 +89,20 @@ async def test_the_page_asks_nothing_of_the_outside_and_its_script_may_run() -> 
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     assert f"'sha256-{digest}'" in answer.headers["Content-Security-Policy"]
     assert (resources.files("tessera.api") / "docs.html").is_file()
+
+
+def test_the_description_is_valid_by_the_standard(description: dict[str, Any]) -> None:
+    validate(description, cls=OpenAPIV31SpecValidator)
+
+
+def test_the_copy_in_docs_is_what_the_api_says(description: dict[str, Any]) -> None:
+    """A change of the API is seen in review; `make describe` writes the copies."""
+    assert described.OPENAPI.read_text(encoding="utf-8") == described.openapi_text(description), "make describe"
+    assert described.ROUTES.read_text(encoding="utf-8") == described.routes_text(description), "make describe"
+
+
+def test_every_operation_says_which_scopes_it_needs(description: dict[str, Any]) -> None:
+    for method, path, operation in operations(description):
+        assert bool(operation.get("x-scopes")) == (operation.get("security") != []), (method, path)
+        if path.startswith("/v1/admin/"):
+            assert operation["x-scopes"] == ["admin"], (method, path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api import schemas
+from tessera.api import explanation_schemas, schemas
 from tessera.client import (
     ApiError,
     BadAnswer,
@@ -220,13 +220,13 @@ async def test_silence_without_heartbeats_is_a_broken_line() -> None:
 async def test_events_go_on_after_the_last_one_known() -> None:
     async with FakeApi() as api, client_of(api) as client:
         job = await client.run("image", {"prompt": "a cat"})
-        assert await durable_ids(client, job.id, last_event_id=2) == [3, 4]
+        assert await durable_ids(client, job.id, after=2) == [3, 4]
 
 
 async def test_a_stream_after_the_final_event_ends_instead_of_waiting() -> None:
     async with FakeApi() as api, client_of(api) as client:
         job = await client.run("image", {"prompt": "a cat"})
-        assert await durable_ids(client, job.id, last_event_id=4) == []
+        assert await durable_ids(client, job.id, after=4) == []
         assert api.streams == 2
 
 
@@ -378,7 +378,7 @@ async def test_a_job_is_explained_while_it_waits_and_after() -> None:
     async with FakeApi(Knobs(hold=True)) as api, client_of(api) as client:
         job = await client.submit("image", {"prompt": "a cat"})
         waits = await client.explain(job.id)
-        schemas.JobExplanation.model_validate(waits.dump())
+        explanation_schemas.JobExplanation.model_validate(waits.dump())
         assert (waits.state, waits.position_in_tier, waits.ahead, waits.is_final) == ("queued", 2, {"pro": 2}, False)
         assert waits.reasons[0].code == WaitCode.AHEAD and waits.workers[0].slots is None
         await client.cancel(job.id)
@@ -397,7 +397,7 @@ async def test_the_fake_server_speaks_the_shapes_of_the_api() -> None:
             if event.type == "output":
                 schemas.Artifact.model_validate(event.data)
         schemas.Job.model_validate((await client.get_job(job.id)).dump())
-        schemas.JobExplanation.model_validate((await client.explain(job.id)).dump())
+        explanation_schemas.JobExplanation.model_validate((await client.explain(job.id)).dump())
         api.knobs.outcome = "failed"
         schemas.Job.model_validate((await client.run("text", {"prompt": "hi"})).dump())
         schemas.JobPage.model_validate((await client.list_jobs()).dump())

@@ -151,6 +151,17 @@ def test_segments_lie_in_order_within_the_recording() -> None:
     assert output["text"] == " ".join(segment["text"] for segment in output["segments"])
 
 
+def test_each_word_has_its_time_inside_of_its_segment_where_it_is_asked_for() -> None:
+    said = spoken(text="Your country. What can your country do for you?", voice="en-us")
+    output = heard(said.data, word_timestamps=True)
+    assert "words" not in heard(said.data)
+    assert " ".join(word["text"] for word in output["words"]) == output["text"]
+    times = [time for word in output["words"] for time in (word["start_s"], word["end_s"])]
+    assert times == sorted(times)
+    first, last = output["segments"][0], output["segments"][-1]
+    assert first["start_s"] <= times[0] < times[-1] <= last["end_s"]
+
+
 def test_silence_has_no_segments() -> None:
     output = heard(silence(2.0))
     assert (output["text"], output["segments"]) == ("", [])

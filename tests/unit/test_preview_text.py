@@ -82,6 +82,14 @@ def test_temperature_zero_ignores_the_seed_and_warmth_follows_it() -> None:
     assert len(warm) > 1
 
 
+def test_a_small_top_p_takes_the_first_choice_and_a_whole_one_changes_nothing() -> None:
+    def said(**given: object) -> set[str]:
+        return {answered(prompt="Explain love", temperature=1.5, seed=seed, **given)["text"] for seed in range(6)}
+
+    assert said(top_p=0.01) == {answered(prompt="Explain love", temperature=0)["text"]}
+    assert said(top_p=1) == said()
+
+
 def test_max_tokens_cuts_and_says_length() -> None:
     output = answered(prompt="tell me a story about rain", max_tokens=7)
     assert output["finish_reason"] == "length"

@@ -22,7 +22,7 @@ def every(error: type[TesseraError] = TesseraError) -> list[type[TesseraError]]:
 def test_every_error_has_a_sentence_and_a_documented_code(error: type[TesseraError]) -> None:
     shown = problem(error(), "req_1")
     assert shown["detail"].endswith((".", "…"))
-    assert shown["type"] == f"/docs#error-{shown['code']}"
+    assert shown["type"] == f"/docs/errors#error-{shown['code']}"
     assert (shown["status"], shown["retryable"], shown["request_id"]) == (error.status, error.retryable, "req_1")
     assert shown["code"] in {about["code"] for about in error_codes()}
 

@@ -222,6 +222,39 @@ def test_a_model_larger_than_the_device_is_said_to_be(here: Here) -> None:
     assert "Cancel" in here.explain(job).summary
 
 
+def test_a_worker_whose_engine_is_away_gets_no_job_and_says_since_when(here: Here) -> None:
+    job = here.job()
+    here.link.engine_away = "no answer at 10.0.0.7:8188"
+    here.link.engine_away_since = datetime(2030, 1, 1, 14, 2, tzinfo=UTC)
+    assert here.run() == []
+    assert here.codes(job) == [WaitCode.WORKER_OFFLINE]
+    summary = here.explain(job).summary
+    assert "since 14:02" in summary and "keeps its place" in summary
+    assert "10.0.0.7" not in summary, "details are for the operator"
+    assert here.explain(job).eta_low_s is None
+    status = here.link.status()
+    assert not status.online and status.message == "no answer at 10.0.0.7:8188"
+    here.link.engine_away = ""
+    assert len(here.run()) == 1
+
+
+def test_an_end_that_nobody_can_know_is_not_promised(here: Here) -> None:
+    waits = here.job("huge"), here.job("heavy-a")
+    for link in here.board.links.values():
+        link.online = False
+    for job in waits:
+        found, place = here.explain(job), places(here.board, [job.id])[job.id]
+        assert (found.eta_low_s, found.eta_high_s) == (None, None)
+        assert place.position > 0 and (place.eta_low_s, place.eta_high_s) == (None, None)
+    for link in here.board.links.values():
+        link.online = True
+    assert here.explain(waits[0]).eta_low_s is None  # too large for the device
+    assert here.explain(waits[1]).eta_low_s is not None
+    here.board.pauses["text"] = ""
+    here.board.pauses["image"] = ""
+    assert here.explain(waits[1]).eta_low_s is None
+
+
 def test_a_model_on_its_way_in_is_told_with_the_seconds(here: Here) -> None:
     job = here.job("heavy-a")
     assert here.run() == []  # it is being loaded

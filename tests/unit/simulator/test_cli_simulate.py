@@ -36,7 +36,7 @@ def test_json_is_one_document(tiny: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_results_are_written_into_a_folder(tiny: str, tmp_path: Path) -> None:
     assert main(["simulate", tiny, "--quiet", "--out", str(tmp_path / "deep" / "out")]) == 0
     names = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
-    assert names == {"report.md", "results.json", "plot.html"}
+    assert names == {"report.md", "results.json", "plot.html", "tiny.svg"}
 
 
 def test_the_list_names_all_shipped_scenarios(capsys: pytest.CaptureFixture[str]) -> None:

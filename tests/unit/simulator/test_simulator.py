@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections import Counter
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from tessera.simulator import POLICIES, Record, Scenario, ScenarioError, draw, load, read, shipped, simulate
-from tessera.simulator.machine import SimDevice
-from tessera.simulator.metrics import fair, jain, measure
-from tessera.simulator.plot import page
+from tessera.jobs import Tier
+from tessera.simulator import POLICIES, Record, Scenario, ScenarioError, draw, load, own_shares, read, shipped, simulate
+from tessera.simulator.fairness import dues, fair, jain
+from tessera.simulator.metrics import measure
+from tessera.simulator.plot import drawn, page, picture
 from tessera.simulator.report import markdown
 from tessera.simulator.tessera import TesseraPolicy
 from tessera.simulator.world import JobEnd, World
+
+plan_module = importlib.import_module("tessera.policy.plan")  # the package has a function of that name
 
 ONE = """
 title = "One device"
@@ -200,18 +205,71 @@ def test_shares_are_told_where_two_tiers_had_work_all_the_while() -> None:
     assert (alone.share, alone.target) == (None, None)
 
 
-@pytest.mark.parametrize("name", ["one-gpu-three-engines", "video-day", "hundred-gpus"])
-def test_leaving_devices_out_that_load_a_model_changes_no_decision(name: str) -> None:
-    class AsksAll(TesseraPolicy):
-        def _could_run(self, device: SimDevice) -> bool:
-            return True
+def test_a_tier_that_waits_for_a_load_does_not_wait_for_its_share() -> None:
+    """Pictures keep their place in memory; who wants the other model is not behind in his share of it."""
+    found = scenario(group("free", "free", 0, 500), group("pro", "pro", 1, 1, "b"))
+    free, pro = (dict.fromkeys(("lag_s", "target")), None)
+    for each in measure(simulate(found, ["fifo"])[0]).tiers:
+        if each.tier == "pro":
+            pro = each
+        else:
+            free = {"lag_s": each.lag_s, "target": each.target}  # type: ignore[dict-item]
+    assert pro is not None
+    assert (pro.lag_s, pro.target) == (None, None)
+    assert free == {"lag_s": None, "target": None}
 
-    found = load(name)
-    found = found.model_copy(update={"duration_s": 20.0 if name == "hundred-gpus" else 3600.0})
-    jobs = draw(found)
-    one, other = World(found, jobs, TesseraPolicy).run(), World(found, jobs, AsksAll).run()
-    assert one.loads > 0
-    assert (one.run_job, one.run_from, one.load_from) == (other.run_job, other.run_from, other.load_from)
+
+def test_a_lag_is_how_far_a_tier_fell_behind() -> None:
+    found = scenario(group("pro", "pro", 0, 500), group("free", "free", 0, 500))
+    tiers = {each.tier: each for each in measure(simulate(found, ["strict"])[0]).tiers}
+    lag_s = tiers["free"].lag_s  # type: ignore[index]
+    assert lag_s == pytest.approx(990 * 9 / 79, rel=0.02)  # it was given nothing
+    assert lag_s > tiers["free"].lag_bound_s  # type: ignore[index]
+    tiers = {each.tier: each for each in measure(simulate(found, ["tessera"])[0]).tiers}
+    for tier in ("pro", "free"):
+        assert tiers[tier].lag_s <= tiers[tier].lag_bound_s  # type: ignore[index, operator]
+
+
+def test_who_came_late_is_due_a_share_of_what_was_left() -> None:
+    base = ONE.replace("duration_s = 1000", "duration_s = 405")
+    found = scenario(group("early", "free", 0, 100), group("late", "free", 205, 100), base=base)
+    fifo, turns = simulate(found, ["fifo", "invoke"])
+    due = dues(turns).due
+    assert due == pytest.approx([300, 100], abs=12)
+    assert jain(turns) == pytest.approx(1.0)
+    assert jain(fifo) < 0.8
+
+
+def test_own_shares_are_those_of_the_tier_alone_on_slower_devices() -> None:
+    found = scenario(group("pro", "pro", 0, 3), group("free", "free", 0, 3))
+    longest = own_shares(found, draw(found))
+    share = 70 / 79
+    assert longest[Tier.PRO] == pytest.approx((5 + 2 * 10) / share)
+    assert longest[Tier.FREE] == pytest.approx((5 + 2 * 10) / (1 - share))
+
+
+def test_a_hundred_devices_are_asked_as_few_questions_as_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = plan_module._on_device
+
+    def counted(*args: Any) -> Any:
+        asked[-1] += 1
+        return real(*args)
+
+    monkeypatch.setattr(plan_module, "_on_device", counted)
+    per_job = []
+    for count, duration_s in ((10, 4000.0), (100, 400.0)):
+        found = load("hundred-gpus")
+        devices = (found.devices[0].model_copy(update={"count": count}),)
+        users = tuple(
+            users.model_copy(update={"count": users.count * count // 100}) for users in found.users
+        )  # as many for each device
+        found = found.model_copy(update={"devices": devices, "users": users, "duration_s": duration_s})
+        asked.append(0)
+        jobs = draw(found)
+        World(found, jobs, TesseraPolicy).run()
+        per_job.append(asked[-1] / len(jobs))
+    assert per_job[1] <= 1.5 * per_job[0]
 
 
 # ---------------------------------------------------------------------- scenarios
@@ -276,7 +334,12 @@ def test_the_tables_compare_with_fifo_and_the_best_baseline() -> None:
 
 
 def test_the_plot_is_one_page_that_loads_nothing() -> None:
-    text = page([records()])
+    text = page([[drawn(each) for each in records()]])
     assert text.count("<svg") == 3  # two tiers and the utilisation
     assert "http" not in text
     assert "nan" not in text
+
+
+def test_a_picture_of_a_scenario_is_well_formed() -> None:
+    root = ElementTree.fromstring(picture([drawn(each) for each in records()]))
+    assert len(root.findall("{http://www.w3.org/2000/svg}g")) == 3
