@@ -12,10 +12,10 @@ from ray import serve
 from deployments.scheduler_handle import ActorScheduler
 from tessera.admission import Admission
 from tessera.api.app import create_app
-from tessera.api.bell import Bell
-from tessera.api.expander import Expander
-from tessera.api.feed import Feed
-from tessera.api.sender import Sender
+from tessera.api.batches.expander import Expander
+from tessera.api.deliveries.bell import Bell
+from tessera.api.deliveries.sender import Sender
+from tessera.api.events.feed import Feed
 from tessera.api.services import Services, utc_now
 from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks

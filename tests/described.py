@@ -11,9 +11,9 @@ from fastapi import FastAPI
 
 from tessera.admission import Admission
 from tessera.api.app import create_app
-from tessera.api.bell import Bell
-from tessera.api.feed import Feed
-from tessera.api.sender import Sender
+from tessera.api.deliveries.bell import Bell
+from tessera.api.deliveries.sender import Sender
+from tessera.api.events.feed import Feed
 from tessera.api.services import Services, utc_now
 from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks

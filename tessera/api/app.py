@@ -7,48 +7,31 @@ from fastapi.routing import iter_route_contexts
 from starlette.routing import compile_path
 
 from tessera import __version__
-from tessera.api import (
-    account,
-    admin,
-    admin_banner,
-    admin_bans,
-    admin_deliveries,
-    admin_jobs,
-    admin_queue,
-    admin_reports,
-    admin_rules,
-    admin_workers,
-    artifacts,
-    batches,
-    chat_rules,
-    chats,
-    delivery_log,
-    docs,
-    events,
-    explanations,
-    health,
-    identities,
-    inbox,
-    internal_workers,
-    jobs,
-    keys,
-    leaving,
-    ledger,
-    linking,
-    models,
-    person_settings,
-    plans,
-    queue,
-    quotes,
-    reports,
-    shares,
-    uploads,
-    webhooks,
-)
+from tessera.api import docs, health, internal_workers, models, plans, queue, reports
+from tessera.api.accounts import identities, keys, leaving, ledger, linking
+from tessera.api.accounts import me as account
+from tessera.api.accounts import settings as person_settings
+from tessera.api.admin import banner as admin_banner
+from tessera.api.admin import bans as admin_bans
+from tessera.api.admin import deliveries as admin_deliveries
+from tessera.api.admin import jobs as admin_jobs
+from tessera.api.admin import queue as admin_queue
+from tessera.api.admin import reports as admin_reports
+from tessera.api.admin import rules as admin_rules
+from tessera.api.admin import users as admin
+from tessera.api.admin import workers as admin_workers
+from tessera.api.artifacts import routes as artifacts
+from tessera.api.artifacts import shares, uploads
 from tessera.api.auth import Authenticator
+from tessera.api.batches import routes as batches
 from tessera.api.callers import People
+from tessera.api.deliveries import chat_rules, chats, inbox, webhooks
+from tessera.api.deliveries import log as delivery_log
 from tessera.api.depth import DepthGauge
 from tessera.api.description import describe
+from tessera.api.events import routes as events
+from tessera.api.jobs import explanations, quotes
+from tessera.api.jobs import routes as jobs
 from tessera.api.metrics import Metrics
 from tessera.api.middleware import GatewayMiddleware
 from tessera.api.openai.routes import ROUTERS

@@ -9,9 +9,9 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
-from tessera.api import schemas
 from tessera.api.auth import ON_BEHALF_OF, SCOPES
 from tessera.api.problems import error_codes
+from tessera.api.schemas import base as schemas
 
 DESCRIPTION = """\
 Six kinds of job (image, video, text, transcription, speech, music), one way for all: submit, follow, fetch.

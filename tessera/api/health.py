@@ -8,9 +8,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tessera.api import schemas
-from tessera.api.answers import answer
+from tessera.api.jobs.answers import answer
 from tessera.api.metrics import MEDIA_TYPE
+from tessera.api.schemas import base as schemas
 from tessera.api.state import Api, api_of
 from tessera.errors import TesseraError, Unavailable
 

@@ -7,12 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tessera.api import admin_job_schemas, admin_queue, admin_workers, schemas
-from tessera.api.admin_workers import audit, find_worker, read_for_s, read_reason
-from tessera.api.answers import answer, page
+from tessera.api.admin import queue as admin_queue
+from tessera.api.admin import workers as admin_workers
+from tessera.api.admin.workers import audit, find_worker, read_for_s, read_reason
 from tessera.api.auth import Service
+from tessera.api.jobs.answers import answer, page
+from tessera.api.jobs.submissions import read_object, refuse_unknown
+from tessera.api.schemas import admin_jobs as admin_job_schemas
+from tessera.api.schemas import base as schemas
 from tessera.api.state import api_of
-from tessera.api.submissions import read_object, refuse_unknown
 from tessera.errors import NotFound
 from tessera.ids import Prefix, show
 

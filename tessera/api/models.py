@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from tessera import pricing
-from tessera.api import schemas
-from tessera.api.answers import page
+from tessera.api.jobs.answers import page
 from tessera.api.queue import model_state
+from tessera.api.schemas import base as schemas
 from tessera.api.state import api_of
 from tessera.catalog import Catalog, Model
 from tessera.inputs import INPUTS

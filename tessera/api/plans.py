@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tessera.api import schemas
-from tessera.api.answers import page
 from tessera.api.auth import limits_of
+from tessera.api.jobs.answers import page
+from tessera.api.schemas import base as schemas
 from tessera.api.state import api_of
 from tessera.plans import Limits, tokens
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tessera.api import queue_schemas, schemas
-from tessera.api.answers import answer
+from tessera.api.jobs.answers import answer
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import queue as queue_schemas
 from tessera.api.state import api_of
 from tessera.catalog import Model
 from tessera.ports import WorkerStatus

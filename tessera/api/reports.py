@@ -1,4 +1,4 @@
-"""Reports of abuse: a job or a file should not be there, says somebody. Operators decide (``admin_reports.py``)."""
+"""Reports of abuse: a job or a file should not be there, says somebody. Operators decide (``admin/reports.py``)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tessera.api import moderation_schemas, schemas
-from tessera.api.answers import answer, page
+from tessera.api.artifacts.shares import LAST_SECOND, shared_row
 from tessera.api.auth import Caller, Reader, User
-from tessera.api.jobs import read_cursor
+from tessera.api.jobs.answers import answer, page
+from tessera.api.jobs.routes import read_cursor
+from tessera.api.jobs.submissions import read_object, refuse, refuse_unknown
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import moderation as moderation_schemas
 from tessera.api.services import Services
-from tessera.api.shares import LAST_SECOND, shared_row
 from tessera.api.state import api_of
-from tessera.api.submissions import read_object, refuse, refuse_unknown
 from tessera.errors import Forbidden, NotFound, RateLimited
 from tessera.ids import Prefix, new_id, parse, show
 from tessera.share_links import PATH

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tessera.admission import Admission
-from tessera.api.bell import Bell
-from tessera.api.feed import Feed
-from tessera.api.sender import Sender
+from tessera.api.deliveries.bell import Bell
+from tessera.api.deliveries.sender import Sender
+from tessera.api.events.feed import Feed
 from tessera.api.standing import Standing
 from tessera.api.watermarks import Watermarks
 from tessera.artifacts import ArtifactStore

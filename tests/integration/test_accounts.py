@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tessera.api import admin_schemas
+from tessera.api.schemas import admin as admin_schemas
 from tessera.ids import Prefix, new_id, parse, show
 from tessera.store.audit import audit
 from tests.integration.api_server import Api

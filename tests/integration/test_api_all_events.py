@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.api import user_events
-from tessera.api.schemas import Event
+from tessera.api.events import user_events
+from tessera.api.schemas.base import Event
 from tessera.client import Client
 from tests.integration.api_server import Api, Events, running
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api import delivery_schemas as shapes
-from tessera.api.bell import Bell
+from tessera.api.deliveries.bell import Bell
+from tessera.api.schemas import deliveries as shapes
 from tessera.client import ApiError, ChatDelivery, Client
 from tessera.deliveries import MAX_TRIES
 from tessera.ids import Prefix, new_id, parse, show

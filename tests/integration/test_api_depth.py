@@ -8,7 +8,7 @@ from typing import Any
 
 from tessera.api.depth import DepthGauge
 from tessera.api.queue import model_state
-from tessera.api.queue_schemas import Queue
+from tessera.api.schemas.queue import Queue
 from tessera.catalog import PREVIEW_MODELS
 from tessera.client import Client
 from tessera.ids import Prefix, parse

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from uuid import UUID
 
-from tessera.api.schemas import Event
+from tessera.api.schemas.base import Event
 from tessera.ids import Prefix, parse
 from tessera.jobs import EventType
 from tessera.ports import Place

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tessera.api.explanation_schemas import JobExplanation
+from tessera.api.schemas.explanations import JobExplanation
 from tessera.ids import Prefix, new_id, parse
 from tessera.ports import Explanation, WaitCode, WaitReason, WorkerView
 from tests.integration.api_server import Api

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api import delivery_schemas as shapes
+from tessera.api.schemas import deliveries as shapes
 from tessera.client import Client
 from tessera.deliveries import MAX_TRIES
 from tests.integration.api_server import Api

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tessera.api import jobs
+from tessera.api.jobs import routes as jobs
 from tessera.client import Client
 from tessera.ids import Prefix, parse
 from tests.integration.api_server import Api

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from tessera.api.schemas import Job
+from tessera.api.schemas.base import Job
 from tessera.ids import Prefix, parse, show
 from tessera.ports import Place
 from tests.integration.api_server import Api

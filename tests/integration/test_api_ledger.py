@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from tessera.api.ledger_schemas import LedgerPage
+from tessera.api.schemas.ledger import LedgerPage
 from tessera.client import Client
 from tests.integration.api_server import Api
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tessera.api import moderation_schemas, schemas
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import moderation as moderation_schemas
 from tessera.ids import Prefix, parse
 from tessera.store.audit import audit
 from tests.integration.api_server import Api

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api import moderation_schemas, schemas
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import moderation as moderation_schemas
 from tessera.api.standing import MAX_AGE_S, Standing
 from tessera.ids import Prefix, parse, show
 from tests.integration.api_server import Api

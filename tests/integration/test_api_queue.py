@@ -11,7 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tessera.api import explanation_schemas, schemas
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import explanations as explanation_schemas
 from tessera.client import Client
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind

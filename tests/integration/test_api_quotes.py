@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.quote_schemas import Quote
+from tessera.api.schemas.quotes import Quote
 from tessera.client import Client
 from tests.integration.api_server import Api
 

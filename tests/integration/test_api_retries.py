@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tessera.api.schemas import Job
+from tessera.api.schemas.base import Job
 from tessera.client import Client
 from tessera.ids import Prefix, parse
 from tests.integration.api_server import Api

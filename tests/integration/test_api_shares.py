@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-from tessera.api import artifact_schemas
-from tessera.api.files import served_type
+from tessera.api.artifacts.files import served_type
+from tessera.api.schemas import artifacts as artifact_schemas
 from tessera.ids import Prefix, parse, show
 from tessera.scheduler.maintenance import collect_blobs
 from tessera.share_links import sign

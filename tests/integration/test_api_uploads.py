@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from tessera.api.uploads import MAX_FETCHES_OF_USER
+from tessera.api.artifacts.uploads import MAX_FETCHES_OF_USER
 from tessera.config import ClusterConfig, NodeConfig, OutboundConfig
 from tessera.ids import Prefix, parse
 from tests.integration.api_server import Api, running

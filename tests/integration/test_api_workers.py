@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api import schemas
+from tessera.api.schemas import base as schemas
 from tessera.config import ClusterConfig, parse_cluster
 from tessera.ports import WorkerStatus
 from tests.integration.api_server import Api, running

@@ -13,7 +13,7 @@ import aiohttp
 import openai
 import pytest
 
-from tessera.api.expander import Expander
+from tessera.api.batches.expander import Expander
 from tests.integration.api_server import Api, running
 from tests.integration.working_api import working
 

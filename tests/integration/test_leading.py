@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tessera.api.feed import Feed
+from tessera.api.events.feed import Feed
 from tessera.catalog import catalog_of
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
 from tessera.store.database import connect

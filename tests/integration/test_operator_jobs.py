@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from deployments.noop import NoopDevice, NoopEngine
-from tessera.api import admin_job_schemas
+from tessera.api.schemas import admin_jobs as admin_job_schemas
 from tessera.ids import Prefix, parse, parse_beginning, show
 from tessera.ports import WaitCode
 from tessera.scheduler.explain import explain

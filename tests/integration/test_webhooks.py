@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tessera.api import schemas, webhook_schemas
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import webhooks as webhook_schemas
 from tessera.config import ClusterConfig, NodeConfig, OutboundConfig
 from tessera.deliveries import DELAYS_S
 from tessera.ids import Prefix, new_id, parse, show

@@ -11,7 +11,7 @@ from typing import Any
 from deployments.noop import NoopEngine
 from deployments.preview.engine import PreviewEngine
 from deployments.worker import Worker
-from tessera.api.expander import Expander
+from tessera.api.batches.expander import Expander
 from tessera.artifacts import FolderStore
 from tessera.catalog import catalog_of
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tessera.api.feed import MAX_PENDING, DurableEvent, FeedEvent, Subscription
+from tessera.api.events.feed import MAX_PENDING, DurableEvent, FeedEvent, Subscription
 from tessera.ids import new_id
 from tessera.jobs import EventType
 from tests.fakes.scheduler import live

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api import explanation_schemas, schemas
+from tessera.api.schemas import base as schemas
+from tessera.api.schemas import explanations as explanation_schemas
 from tessera.client import (
     ApiError,
     BadAnswer,

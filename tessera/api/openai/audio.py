@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field
 
-from tessera.api.answers import json_bytes
+from tessera.api.artifacts.uploads import keep_upload
+from tessera.api.events.streams import EventStreamResponse
 from tessera.api.forms import received_form
+from tessera.api.jobs.answers import json_bytes
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body, Texts
 from tessera.api.openai.runs import Asked, asked, headers_of, result_of, submission_of, wanted
-from tessera.api.streams import EventStreamResponse
-from tessera.api.uploads import keep_upload
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
 from tessera.store.database import Row

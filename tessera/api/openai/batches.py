@@ -8,15 +8,15 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from tessera.api import batch_making
-from tessera.api.answers import answer
 from tessera.api.auth import Reader, User
-from tessera.api.batch_lines import Endpoint, Shape
+from tessera.api.batches import making as batch_making
+from tessera.api.batches.lines import Endpoint, Shape
+from tessera.api.jobs.answers import answer
+from tessera.api.jobs.submissions import read_idempotency_key, read_object, refuse
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body
 from tessera.api.services import Services
 from tessera.api.state import api_of
-from tessera.api.submissions import read_idempotency_key, read_object, refuse
 from tessera.errors import NotFound
 from tessera.ids import Prefix, parse, show
 from tessera.plans import tokens

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tessera.api.submissions import refuse
+from tessera.api.jobs.submissions import refuse
 from tessera.errors import InvalidInput
 
 SEEDS = 2**53  # OpenAI's seeds may be any 64-bit integer; ours may not

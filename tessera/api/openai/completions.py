@@ -9,12 +9,12 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator
 
-from tessera.api.answers import answer
+from tessera.api.events.streams import EventStreamResponse
+from tessera.api.jobs.answers import answer
+from tessera.api.jobs.submissions import Wanted, read_object
 from tessera.api.openai import schemas
 from tessera.api.openai.runs import asked, headers_of, result_of, submission_of, submitted, wanted
 from tessera.api.openai.texts import TextBody, finish_reason_of, public_id, streamed, usage_of
-from tessera.api.streams import EventStreamResponse
-from tessera.api.submissions import Wanted, read_object
 from tessera.jobs import Kind
 
 router = APIRouter(tags=["openai"])

@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tessera.api import batch_making
-from tessera.api.answers import answer
 from tessera.api.auth import Reader, User
-from tessera.api.batches import file_response, stored
+from tessera.api.batches import making as batch_making
+from tessera.api.batches.routes import file_response, stored
 from tessera.api.forms import received_form
+from tessera.api.jobs.answers import answer
+from tessera.api.jobs.submissions import refuse
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body
 from tessera.api.state import api_of
-from tessera.api.submissions import refuse
 from tessera.errors import Conflict, NotFound
 from tessera.ids import Prefix, parse, show
 

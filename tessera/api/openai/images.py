@@ -15,15 +15,15 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from tessera.api.answers import answer
+from tessera.api.artifacts.uploads import keep_upload
 from tessera.api.forms import FormFile, received_form
+from tessera.api.jobs.answers import answer
+from tessera.api.jobs.submissions import Wanted, read_object, refuse
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body, Seed, read_size
 from tessera.api.openai.runs import Asked, asked, bytes_of, headers_of, result_of, submission_of, wanted
 from tessera.api.services import Services
-from tessera.api.submissions import Wanted, read_object, refuse
-from tessera.api.uploads import keep_upload
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
 from tessera.share_links import sign

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tessera.api.answers import answer
 from tessera.api.auth import Reader
+from tessera.api.jobs.answers import answer
 from tessera.api.openai import schemas
 from tessera.api.state import api_of
 from tessera.catalog import Model

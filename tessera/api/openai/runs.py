@@ -17,16 +17,16 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from tessera.admission import Admitted, Submission
-from tessera.api.admitting import admit
 from tessera.api.auth import Caller
 from tessera.api.context import context_of
-from tessera.api.feed import Subscription
+from tessera.api.events.feed import Subscription
+from tessera.api.events.streams import left, wait_for_end
+from tessera.api.jobs.admitting import admit
+from tessera.api.jobs.submissions import Wanted, plainly, prepare, read_idempotency_key
 from tessera.api.openai.errors import JobFailed
 from tessera.api.problems import FrameworkError
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
-from tessera.api.streams import left, wait_for_end
-from tessera.api.submissions import Wanted, plainly, prepare, read_idempotency_key
 from tessera.errors import Gone, NotFound, TesseraError, Unavailable
 from tessera.ids import Prefix, show
 from tessera.inputs import parse_input

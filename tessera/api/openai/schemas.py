@@ -1,6 +1,6 @@
 """OpenAI's answers and errors for the description of the API; the bodies are described by what reads them.
 
-Like ``tessera/api/schemas.py`` these models document: answers are built as plain dicts.
+Like ``tessera/api/schemas/base.py`` these models document: answers are built as plain dicts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tessera.api.openai.bodies import Body
-from tessera.api.schemas import IDEMPOTENCY_KEY
+from tessera.api.schemas.base import IDEMPOTENCY_KEY
 
 __all__ = ["IDEMPOTENCY_KEY"]
 

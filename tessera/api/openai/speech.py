@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field
 
-from tessera.api.answers import json_bytes
+from tessera.api.events.streams import EventStreamResponse
+from tessera.api.jobs.answers import json_bytes
+from tessera.api.jobs.submissions import Wanted, read_object
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body
 from tessera.api.openai.runs import Asked, asked, bytes_of, headers_of, result_of, submission_of, wanted
-from tessera.api.streams import EventStreamResponse
-from tessera.api.submissions import Wanted, read_object
 from tessera.errors import BadOutput
 from tessera.jobs import Kind
 from tessera.store.database import Row

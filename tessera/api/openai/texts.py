@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from tessera.admission import Admitted, Submission
-from tessera.api.answers import json_bytes
-from tessera.api.feed import DurableEvent
+from tessera.api.events.feed import DurableEvent
+from tessera.api.events.streams import HEARTBEAT, JobEvents
+from tessera.api.jobs.answers import json_bytes
 from tessera.api.openai.bodies import Body, Seed, Texts
 from tessera.api.openai.errors import JobFailed, envelope
 from tessera.api.openai.runs import Asked, cancel_soon, row_of
-from tessera.api.streams import HEARTBEAT, JobEvents
 from tessera.errors import TesseraError, Unavailable
 from tessera.ids import Prefix, show
 from tessera.jobs import FINAL_EVENTS, EventType, JobState, Kind

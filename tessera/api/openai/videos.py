@@ -14,10 +14,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from tessera.api.answers import answer
+from tessera.api.artifacts.files import FileResponse
+from tessera.api.artifacts.uploads import keep_upload
 from tessera.api.auth import Caller, Reader, User
-from tessera.api.files import FileResponse
 from tessera.api.forms import received_form
+from tessera.api.jobs.answers import answer
+from tessera.api.jobs.submissions import read_object, refuse
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.openai import schemas
 from tessera.api.openai.bodies import Body, Seed, read_size
@@ -25,8 +27,6 @@ from tessera.api.openai.errors import JobFailed
 from tessera.api.openai.runs import asked, row_of, submission_of, submitted, wanted
 from tessera.api.services import Services
 from tessera.api.state import api_of
-from tessera.api.submissions import read_object, refuse
-from tessera.api.uploads import keep_upload
 from tessera.errors import NotFound
 from tessera.ids import Prefix, parse, show
 from tessera.jobs import FINAL, EventType, JobState, Kind

@@ -1,0 +1,1 @@
+"""What operators do, each act with a row in audit_log."""

@@ -1,0 +1,1 @@
+"""Files: what jobs made, what they start from, and links to them."""

@@ -1,0 +1,1 @@
+"""Batches: JSON Lines in, a job for each line, JSON Lines out."""

@@ -1,0 +1,1 @@
+"""Where events go to: webhooks of developers and chats of bots."""

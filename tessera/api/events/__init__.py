@@ -1,0 +1,1 @@
+"""What happens to jobs, as streams of server-sent events."""

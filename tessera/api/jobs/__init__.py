@@ -1,0 +1,1 @@
+"""Jobs: submitted, quoted, looked at, explained, cancelled."""

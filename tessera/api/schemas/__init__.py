@@ -1,0 +1,1 @@
+"""What the API says of its answers and bodies: models for OpenAPI only; the answers are built as plain dicts."""
