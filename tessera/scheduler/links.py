@@ -62,6 +62,8 @@ class WorkerLink:
         self._task: asyncio.Task[None] | None = None
         self._seen_on: dict[RunKey, str] = {}  # run → the worker's process that was known to have it
         self._orphans: set[RunKey] = set()  # to be cancelled when it is back
+        self._unacked: set[RunKey] = set()  # outcomes that are durable, which it may not know yet
+        self._acking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to watch."""
@@ -69,9 +71,10 @@ class WorkerLink:
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._acking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def silent_s(self) -> float:
@@ -144,11 +147,15 @@ class WorkerLink:
             self._orphans.update(keys)
 
     async def ack(self, keys: Sequence[RunKey]) -> None:
-        """The outcomes are durable; a lost ack is repeated when the worker tells of them again."""
+        """The outcomes are durable; a lost ack is repeated when the worker is heard of again.
+
+        Its stream may outlive the call: a line that was cut for a moment loses the one and keeps the other.
+        """
         try:
             await self._port.ack(keys)
         except WorkerAway:
             log.info("ack_lost", worker=self.name, runs=len(keys))
+            self._unacked.update(keys)
 
     def ended(self, key: RunKey) -> None:
         """The run is over for the scheduler: its slot is free."""
@@ -187,6 +194,9 @@ class WorkerLink:
         if self._orphans:
             orphans, self._orphans = self._orphans, set()
             await self.cancel(sorted(orphans))
+        if self._unacked and (self._acking is None or self._acking.done()):
+            unacked, self._unacked = self._unacked, set()
+            self._acking = asyncio.create_task(self.ack(sorted(unacked)), name=f"ack-{self.name}")
         if not self.online or instance != self.instance:
             log.info("worker_online", worker=self.name, instance=instance[:8], running=len(running))
             self.instance = instance

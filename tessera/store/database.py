@@ -48,6 +48,8 @@ _GONE = (
     asyncpg.QueryCanceledError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.DiskFullError,
+    asyncpg.DeadlockDetectedError,  # Postgres has undone this one of two statements: nothing was changed
+    asyncpg.SerializationError,
     OSError,
     TimeoutError,
     asyncio.TimeoutError,

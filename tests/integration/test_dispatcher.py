@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +19,7 @@ from tessera.catalog import catalog_of
 from tessera.errors import ModelMissing, NotFound
 from tessera.ids import new_id
 from tessera.ports import WaitCode
+from tessera.runs import RunKey, WorkerAway
 from tessera.scheduler.board import DeviceSpec
 from tessera.scheduler.dispatcher import Dispatcher, WorkerSpec
 from tessera.scheduler.explain import explain
@@ -198,6 +199,28 @@ async def test_a_cut_line_to_a_worker_costs_no_second_run(platform: Platform) ->
     # The link watches the worker again.
     assert await platform.final(await platform.submit(), seconds=10) == ["completed"]
     await platform.books()
+
+
+async def test_an_ack_that_is_lost_while_the_stream_goes_on_is_sent_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ack, lost = platform.worker.ack, []
+
+    async def first_is_lost(keys: Sequence[RunKey]) -> None:
+        if not lost:
+            lost.extend(keys)
+            raise WorkerAway("the call was lost, not the stream")
+        await ack(keys)
+
+    monkeypatch.setattr(platform.worker, "ack", first_is_lost)
+    platform.start_scheduler()
+    job = await platform.submit()
+    assert await platform.final(job) == ["completed"]
+
+    async def forgotten() -> bool:
+        return bool(lost) and not (await platform.worker.report()).runs
+
+    await platform.until(forgotten)
 
 
 async def test_a_queued_job_is_cancelled_at_once_and_refunded(platform: Platform) -> None:
