@@ -48,6 +48,17 @@ class Caller:
     expires_at: datetime | None
     identity: Identity | None = None
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the key is one with a cap or an end. Such a key may not do what would outspend or outlast it."""
+        return self.identity is None and (self.daily_cap_mt is not None or self.expires_at is not None)
+
+    def must_be_unbounded(self, what: str) -> None:
+        """Raise Forbidden where the key has a cap or an end: ``what`` would go on without it."""
+        if self.bounded:
+            has = "a daily cap" if self.daily_cap_mt is not None else "an expiry"
+            raise Forbidden(f"This API key has {has} and cannot {what}. Nothing was done; use a key without one.")
+
 
 def limits_of(row: Mapping[str, Any]) -> Limits:
     """The limits in a row of plans or user_limits, whose columns have the same names."""

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
+from tessera.ids import Prefix, show
 from tests.integration.api_server import Api, running
+from tests.integration.people import Person, service_key
 
 PROTECTED = [
     ("GET", "/v1/jobs"),
@@ -210,13 +212,47 @@ async def test_a_key_makes_and_revokes_keys_that_may_not_do_more(api: Api) -> No
 
 async def test_a_key_that_expires_cannot_make_one_that_lives_longer(api: Api) -> None:
     soon = datetime.now(UTC) + timedelta(hours=1)
-    key = await api.add_key(user_id=api.user_id, expires_at=soon, daily_cap_mt=1000)
-    _, made = await api.call("POST", "/v1/keys", key=key, json={"name": "child"})
-    assert datetime.fromisoformat(made["expires_at"]) == soon
-    assert made["daily_cap_tokens"] == 1
-    for body in ({"expires_at": (soon + timedelta(days=1)).isoformat()}, {"daily_cap_tokens": 2}):
-        answer, _ = await api.call("POST", "/v1/keys", key=key, json={"name": "child", **body})
-        assert answer.status == 422
+    key = await api.add_key(user_id=api.user_id, expires_at=soon)
+    for body in ({}, {"expires_at": None}):
+        _, made = await api.call("POST", "/v1/keys", key=key, json={"name": "child", **body})
+        assert datetime.fromisoformat(made["expires_at"]) == soon
+    later = {"name": "child", "expires_at": (soon + timedelta(days=1)).isoformat()}
+    answer, problem = await api.call("POST", "/v1/keys", key=key, json=later)
+    assert (answer.status, problem["errors"][0]["field"]) == (422, "expires_at")
+
+
+async def test_a_key_with_a_cap_makes_no_key_that_may_spend(api: Api) -> None:
+    """A cap of 1 would else be one of 100: each of the keys it made would have a cap of its own."""
+    key = await api.add_key(user_id=api.user_id, daily_cap_mt=1000)
+    for body in ({}, {"daily_cap_tokens": 0.5}, {"daily_cap_tokens": None}, {"scopes": ["jobs", "read"]}):
+        answer, problem = await api.call("POST", "/v1/keys", key=key, json={"name": "child", **body})
+        assert (answer.status, problem["code"]) == (403, "forbidden"), body
+    answer, problem = await api.call("POST", "/v1/keys", key=key, json={"name": "child", "daily_cap_tokens": 2})
+    assert (answer.status, problem["errors"][0]["field"]) == (422, "daily_cap_tokens")
+    answer, made = await api.call("POST", "/v1/keys", key=key, json={"name": "eyes", "scopes": ["read"]})
+    assert (answer.status, made["daily_cap_tokens"]) == (201, 1)
+    assert await api.sql.fetchval("SELECT count(*) FROM api_keys WHERE name = 'child'") == 0
+
+
+async def test_a_key_with_a_cap_or_an_end_gives_the_account_to_nobody(api: Api) -> None:
+    """Who joined an account by a code brings keys of his own, without the cap and for ever."""
+    user_id = show(Prefix.USER, api.user_id)
+    _, made = await api.call("POST", "/v1/identities/link-codes", key=await api.add_key())
+    for columns in ({"daily_cap_mt": 1000}, {"expires_at": datetime.now(UTC) + timedelta(hours=1)}):
+        key = await api.add_key(user_id=api.user_id, **columns)
+        for method, path, body in (
+            ("POST", "/v1/identities/link-codes", None),
+            ("POST", "/v1/identities/link", {"code": made["code"]}),
+            ("DELETE", f"/v1/me?confirm={user_id}", None),
+        ):
+            answer, problem = await api.call(method, path, key=key, json=body)
+            assert (answer.status, problem["code"]) == (403, "forbidden"), path
+    assert await api.sql.fetchval("SELECT deleted_at FROM users WHERE id = $1", api.user_id) is None
+    # A bot's key may have an end: it is the person who asks.
+    service = await service_key(api)
+    await api.sql.execute("UPDATE api_keys SET expires_at = now() + interval '1 hour' WHERE id = $1", service[4:20])
+    answer, _ = await Person(api, service, "telegram:1").call("POST", "/v1/identities/link-codes")
+    assert answer.status == 201
 
 
 async def test_somebody_elses_key_cannot_be_seen_or_revoked(api: Api) -> None:

@@ -37,13 +37,18 @@ MAX_CAP_TOKENS = 1e12
 async def create_key(request: Request, caller: User) -> Response:
     """`api_key` is in this answer only. Scopes: `jobs` (everything of the user's), `read` (look only), and from an
     operator `service` (act on behalf of persons: bots) and `admin`. A key may never do more, use more or live longer
-    than the one that makes it."""
+    than the one that makes it; one with a daily cap makes none that may submit, or each would have the cap anew."""
     services = api_of(request).services
     body = read_object(await request.body())
     refuse_unknown(body, ("name", "scopes", "daily_cap_tokens", "expires_at"))
     name = read_name(body.get("name"))
     scopes = _scopes(body.get("scopes"), caller)
     cap_mt = _cap_mt(body.get("daily_cap_tokens"), caller)
+    if caller.daily_cap_mt is not None and set(scopes) != {Scope.READ}:
+        raise Forbidden(
+            "This API key has a daily cap, which each key that it made would have anew. Nothing was made; use a key"
+            " without a cap, or ask for the scope 'read' alone."
+        )
     if cap_mt is not None and Scope.SERVICE in scopes:
         raise refuse("daily_cap_tokens", "a key of scope 'service' has no cap: the limits of each person bind")
     expires_at = _expires_at(body, caller, services.clock())

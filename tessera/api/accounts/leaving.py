@@ -37,7 +37,7 @@ USAGE_DAYS = 366
     tags=["account"],
     response_model=None,
     summary="Delete the account",
-    responses={200: {"model": identities_schemas.Deleted}, **schemas.problems(401, 409, 422, 429, 503)},
+    responses={200: {"model": identities_schemas.Deleted}, **schemas.problems(401, 403, 409, 422, 429, 503)},
 )
 async def delete_me(
     request: Request,
@@ -46,7 +46,8 @@ async def delete_me(
 ) -> Response:
     """For good. Prompts, results, uploads, settings and identities are erased, files within two days; what waits or
     runs is cancelled, keys stop working. The ledger keeps its entries under the id alone. What was used today stays
-    used for whoever comes back today with one of the identities."""
+    used for whoever comes back today with one of the identities. Not with a key that has a cap or an expiry."""
+    caller.must_be_unbounded("delete the account")
     own = show(Prefix.USER, caller.user_id)
     if confirm != own:
         raise refuse_parameter("confirm", f"must be {own}, the id of the account that is to be deleted for good")

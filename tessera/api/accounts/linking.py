@@ -43,11 +43,12 @@ async def list_identities(request: Request, caller: Reader) -> Response:
     status_code=201,
     response_model=None,
     summary="Make a link code",
-    responses={201: {"model": identities_schemas.LinkCode}, **schemas.problems(401, 429, 503)},
+    responses={201: {"model": identities_schemas.LinkCode}, **schemas.problems(401, 403, 429, 503)},
 )
 async def make_code(request: Request, caller: User) -> Response:
     """To be typed on another platform within ten minutes, once. What it is typed by becomes part of this account, which
-    keeps its id. A new code replaces one that was not used."""
+    keeps its id. A new code replaces one that was not used. Not with a key that has a cap or an expiry."""
+    caller.must_be_unbounded("make a link code: who joins by it brings keys of his own")
     services = api_of(request).services
     code = write_code(secrets.token_bytes(CODE_CHARS))
     row = await services.db.row(
@@ -62,14 +63,15 @@ async def make_code(request: Request, caller: User) -> Response:
     "/link",
     response_model=None,
     summary="Join the account of a link code",
-    responses={200: {"model": identities_schemas.Linked}, **schemas.problems(400, 401, 409, 422, 429, 503)},
+    responses={200: {"model": identities_schemas.Linked}, **schemas.problems(400, 401, 403, 409, 422, 429, 503)},
     openapi_extra={"requestBody": identities_schemas.LINK_BODY},
 )
 async def link(request: Request, caller: User) -> Response:
     """The caller's account becomes part of the one that made the code: identities, jobs whatever their state, files,
     keys, plans paid for. The better plan and the better limits hold; what both used today adds up. It cannot be undone:
-    ask the person first. Ten tries in ten minutes, right or wrong."""
+    ask the person first. Ten tries in ten minutes, right or wrong. Not with a key that has a cap or an expiry."""
     api = api_of(request)
+    caller.must_be_unbounded("give the account away to another one")
     body = read_object(await request.body())
     refuse_unknown(body, ("code",))
     code = _code(body)
