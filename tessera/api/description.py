@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -95,12 +96,13 @@ def _say_scopes(app: FastAPI, schema: dict[str, Any]) -> None:
         dependant = getattr(context, "dependant", None)
         for method in context.methods or ():
             if dependant is not None:
-                found[context.path or "", method.lower()] = _scopes(dependant)
+                path = re.sub(r":\w+\}", "}", context.path or "")  # as it is described: without how it is read
+                found[path, method.lower()] = _scopes(dependant)
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             if operation.get("security") != []:
                 # Submissions ask for their scope themselves, for they are counted apart.
-                operation["x-scopes"] = list(found.get((path, method), ()) or ("jobs",))
+                operation.setdefault("x-scopes", list(found.get((path, method), ()) or ("jobs",)))
 
 
 def _scopes(dependant: Dependant) -> tuple[str, ...]:

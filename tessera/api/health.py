@@ -61,7 +61,7 @@ async def readyz(request: Request) -> Response:
     response_model=None,
     summary="Numbers for Prometheus",
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **schemas.problems(401, 403)},
-    openapi_extra={"security": [{}, {"apiKey": []}]},
+    openapi_extra={"security": [{}, {"apiKey": []}], "x-scopes": ["admin"]},
 )
 async def metrics(request: Request) -> Response:
     """Needs a key of scope `admin`, or a client on this machine while the API listens on loopback only."""
