@@ -65,7 +65,7 @@ class Mode(StrEnum):
 class Parameter(StrEnum):
     """What can be bound to inputs of a graph. Sizes are in pixels, times in seconds."""
 
-    PROMPT = "prompt"
+    PROMPT = "prompt"  # bound to nothing: a graph that takes no words, which a person may say all the same
     NEGATIVE_PROMPT = "negative_prompt"
     LYRICS = "lyrics"
     SEED = "seed"
@@ -159,7 +159,11 @@ class Manifest(_Frozen):
         needed = {Mode.IMAGE: "image", Mode.INPAINT: "image mask", Mode.UPSCALE: "image"}.get(self.mode, "prompt")
         for name in needed.split():
             if Parameter(name) not in self.bind:
-                raise ValueError(f"bind.{name} is missing: mode '{self.mode.value}' needs it")
+                advice = "; 'prompt = []' says that the graph takes no words" if name == "prompt" else ""
+                raise ValueError(f"bind.{name} is missing: mode '{self.mode.value}' needs it{advice}")
+        for parameter, places in self.bind.items():
+            if not places and parameter is not Parameter.PROMPT:
+                raise ValueError(f"bind.{parameter.value} names no input: write one, or leave the line out")
         return self
 
     @property

@@ -52,7 +52,7 @@ from tessera.errors import (
     Stuck,
     TesseraError,
 )
-from tessera.manifests import Mode
+from tessera.manifests import Mode, Parameter
 
 log = structlog.get_logger(__name__)
 
@@ -378,7 +378,7 @@ class ComfyEngine:
             output={
                 "engine": f"comfyui/{stats.version}",
                 "workflow": workflow.manifest.name,
-                "seed": seed,
+                "seed": seed if Parameter.SEED in workflow.manifest.bind else None,
                 **({"width": expected.width, "height": expected.height} if expected.width is not None else {}),
             }
         )

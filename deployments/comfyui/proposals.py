@@ -34,6 +34,13 @@ FOLDERS = {
 TEXTS = ("text", "prompt", "tags", "text_g", "text_l", "clip_l", "t5xxl", "caption")
 NO_TEXT = ("clip", "vae", "model", "image", "control_net", "pixels", "mask", "clip_vision_output")
 SEEDS = ("seed", "noise_seed")
+# Links that lead away from the picture: to models, words, and what only steers a sampler.
+BESIDE = (
+    "model", "clip", "vae", "positive", "negative", "conditioning", "guider", "noise", "sigmas", "sampler", "mask",
+    "control_net", "upscale_model", "clip_vision", "clip_vision_output", "audio",
+)  # fmt: skip
+# Nodes that change the size by a factor of their own: the size asked for cannot be had behind them.
+BY_A_FACTOR = ("upscalewithmodel", "scaleby", "totalpixels", "latentupscaleby", "imagestitch", "upscalebymodel")
 SAVES_VIDEO = ("video", "animated", "webm", "gif")
 SAVES_SOUND = ("audio", "music", "sound", "speech")
 
@@ -76,7 +83,16 @@ class _Reader:
         if Parameter.PROMPT not in self._bind:
             self._read_any_prompt(run)
         self._read_numbers(run, kind)
+        if kind is not Kind.MUSIC:
+            self._read_result_size(outputs[0])
         mode = self._read_pictures(run, kind)
+        if mode is Mode.UPSCALE:
+            for asked, scaled in (
+                (Parameter.WIDTH, Parameter.SCALED_WIDTH),
+                (Parameter.HEIGHT, Parameter.SCALED_HEIGHT),
+            ):
+                if asked in self._bind:
+                    self._bind[scaled] = self._bind.pop(asked)
         if not samplers and kind is not Kind.IMAGE:
             self._doubts.append("There is no sampler that is known: look at the progress of a first job.")
         self._say_what_is_missing(mode, kind)
@@ -205,6 +221,34 @@ class _Reader:
             if is_link(link) and name not in ("model", "clip", "vae", "positive", "negative", "mask"):
                 self._read_size(link[0], depth + 1)
 
+    def _read_result_size(self, output: str) -> None:
+        """The size is that of the last node before the end that has one: what a result is checked against."""
+        node: str | None = output
+        seen: set[str] = set()
+        while node is not None and node not in seen:
+            seen.add(node)
+            inputs, name = self._inputs(node), self._class(node).lower()
+            if any(word in name for word in BY_A_FACTOR):
+                for parameter in (Parameter.WIDTH, Parameter.HEIGHT):
+                    self._bind.pop(parameter, None)
+                self._doubts.append(
+                    f"Node {node} ({self._class(node)}) changes the size by a factor of its own: put an ImageScale "
+                    "behind it to have the size that is asked for."
+                )
+                return
+            if _is_number(inputs.get("width")) and _is_number(inputs.get("height")):
+                if "crop" not in name:
+                    if f"{node}.width" not in self._bind.get(Parameter.WIDTH, []):
+                        self._bind.update({Parameter.WIDTH: [], Parameter.HEIGHT: []})
+                        self._read_size(node)
+                    return
+                self._bind.update({Parameter.CROP_WIDTH: [f"{node}.width"], Parameter.CROP_HEIGHT: [f"{node}.height"]})
+                for place, parameter in (("x", Parameter.CROP_X), ("y", Parameter.CROP_Y)):
+                    self._add_value(parameter, node, place)
+            node = next(
+                (v[0] for n, v in inputs.items() if is_link(v) and n not in BESIDE and v[0] in self._graph), None
+            )
+
     # ------------------------------------------------------------------ everywhere else
 
     def _read_numbers(self, run: set[str], kind: Kind) -> None:
@@ -216,7 +260,9 @@ class _Reader:
                 if self._class(node).startswith("Empty") and _is_number(self._inputs(node).get("width")):
                     self._read_size(node)
         if kind is not Kind.IMAGE:
-            self._bind.pop(Parameter.COUNT, None)  # one clip, one piece
+            many = self._bind.pop(Parameter.COUNT, None)  # one clip, one piece
+            if kind is Kind.VIDEO and many is not None:
+                self._bind.setdefault(Parameter.FRAMES, many)  # the pictures of a batch are the frames of the clip
         for node in sorted(run, key=_by_number):
             inputs = self._inputs(node)
             if kind is Kind.VIDEO:
@@ -241,7 +287,8 @@ class _Reader:
         if masks:
             return Mode.INPAINT
         if kind is Kind.IMAGE and not any(self._is_sampler(node) for node in run):
-            return Mode.UPSCALE
+            enlarges = any("scale" in self._class(node).lower() for node in run)
+            return Mode.UPSCALE if enlarges else Mode.IMAGE
         if kind is Kind.IMAGE:
             for node in run:
                 if self._is_sampler(node):
@@ -252,7 +299,11 @@ class _Reader:
         if Parameter.PREFIX not in self._bind:
             self._doubts.append("No output has a filename_prefix: use SaveImage, SaveVideo or SaveAudioMP3 at the end.")
         if Parameter.PROMPT not in self._bind and mode is not Mode.UPSCALE:
-            self._doubts.append("No prompt was found: name its node and input under [bind] prompt.")
+            self._bind[Parameter.PROMPT] = []
+            self._doubts.append(
+                "No prompt was found: a person's words change nothing. If a node takes them, name it and its input "
+                "under [bind] prompt."
+            )
         if Parameter.SEED not in self._bind and mode is not Mode.UPSCALE:
             self._doubts.append("No seed was found: the same job twice may give the same result.")
         if Parameter.WIDTH not in self._bind and mode is Mode.TEXT and kind is not Kind.MUSIC:

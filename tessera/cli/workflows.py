@@ -31,6 +31,7 @@ UrlOption = Annotated[
     typer.Option("--url", metavar="URL", envvar="COMFYUI_URL", help="The ComfyUI server to ask."),
 ]
 DEFAULT_URL = "http://127.0.0.1:8188"
+DEFAULT_VRAM_MIB = 8000
 
 
 def register(parent: typer.Typer, panel: str) -> None:
@@ -81,7 +82,7 @@ def show(name: Annotated[str, typer.Argument(help="A workflow or a model.")], js
             screen.say(Text(f"Licence: {manifest.entry.licence}, {manifest.entry.licence_url}"))
         rows = table("PARAMETER", "INPUTS")
         for parameter, places in manifest.bind.items():
-            rows.add_row(parameter.value, ", ".join(places))
+            rows.add_row(parameter.value, ", ".join(places) or "none")
         screen.print_table(rows)
         files = table("FILE", "FOLDER", "SOURCE")
         for file in manifest.files:
@@ -101,7 +102,10 @@ def add(
     file: Annotated[Path, typer.Argument(metavar="EXPORTED.json", help="From ComfyUI: Workflow → Export (API).")],
     model: Annotated[str, typer.Option("--model", help="The model's id; the file's name unless said.")] = "",
     title: Annotated[str, typer.Option("--title", help="The model's name for people.")] = "",
-    vram: Annotated[int, typer.Option("--vram", metavar="MIB", help="What its models take when loaded.")] = 8000,
+    vram: Annotated[
+        int | None,
+        typer.Option("--vram", metavar="MIB", help="What its models take when loaded; 8000 unless it has none."),
+    ] = None,
     licence_url: Annotated[str, typer.Option("--licence-url", help="Where the terms of its weights stand.")] = "",
     url: UrlOption = DEFAULT_URL,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no server: propose from the names alone.")] = False,
@@ -129,7 +133,7 @@ def add(
         proposal,
         model=name,
         title=title or name.replace("-", " ").capitalize(),
-        vram_mib=vram,
+        vram_mib=vram if vram is not None else DEFAULT_VRAM_MIB if proposal.files else 0,
         licence="see the link" if licence_url else "unknown: ask its author before others use it",
         licence_url=licence_url,
         frame_step=frame_step_of([node["class_type"] for node in graph.values()]),
@@ -288,7 +292,7 @@ def _tell_proposal(
 ) -> None:
     rows = table("PARAMETER", "INPUTS")
     for parameter, places in proposal.bind.items():
-        rows.add_row(parameter.value, ", ".join(places))
+        rows.add_row(parameter.value, ", ".join(places) or "none")
     screen.print_table(rows)
     for doubt in proposal.doubts:
         screen.say(Text(f"? {clean(doubt)}", style="yellow"))

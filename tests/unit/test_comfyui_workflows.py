@@ -290,6 +290,73 @@ def test_a_proposal_is_a_manifest_that_can_be_read_again(tmp_path: Path) -> None
     assert manifest.entry is not None and manifest.entry.title == 'My "clips"'
 
 
+def _chain(*nodes: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """A graph whose nodes follow each other: each takes what the one before gives, by its input named "<"."""
+    graph: dict[str, Any] = {}
+    for number, (class_type, inputs) in enumerate(nodes, start=1):
+        linked = {name: [str(number - 1), 0] if value == "<" else value for name, value in inputs.items()}
+        graph[str(number)] = {"class_type": class_type, "inputs": linked}
+    return graph
+
+
+EMPTY = ("EmptyImage", {"width": 512, "height": 384, "batch_size": 1, "color": 0})
+SCALE = ("ImageScale", {"image": "<", "upscale_method": "lanczos", "width": 640, "height": 480, "crop": "disabled"})
+INVERT = ("ImageInvert", {"image": "<"})
+SAVE = ("SaveImage", {"images": "<", "filename_prefix": "x"})
+PICTURE = ("LoadImage", {"image": "example.png"})
+FACTOR = ("ImageScaleBy", {"image": "<", "upscale_method": "area", "scale_by": 2.0})
+
+
+def test_a_graph_without_a_model_takes_no_words_and_its_size_at_the_last_node_that_has_one(tmp_path: Path) -> None:
+    graph = _chain(EMPTY, SCALE, INVERT, ("ImageBlur", {"image": "<", "blur_radius": 2, "sigma": 1.0}), SAVE)
+    proposal = propose(graph, {})
+    assert (proposal.kind, proposal.mode, proposal.files) == (Kind.IMAGE, Mode.TEXT, [])
+    assert proposal.bind == {
+        Parameter.PREFIX: ["5.filename_prefix"],
+        Parameter.WIDTH: ["2.width"],
+        Parameter.HEIGHT: ["2.height"],
+        Parameter.COUNT: ["1.batch_size"],
+        Parameter.PROMPT: [],
+    }
+    assert any("words change nothing" in doubt for doubt in proposal.doubts)
+    text = manifest_text(proposal, model="five", title="Five", vram_mib=0, licence="x", licence_url="")
+    (tmp_path / "five.json").write_text(json.dumps(graph))
+    workflow = load_workflow(parse_manifest(text, name="five", folder=tmp_path))
+    job = asked("five", "image", prompt="a boat", width=200, height=104)
+    made = binding.bind(workflow, job, seed=1, pictures={}, prefix="p")
+    assert (made.graph["2"]["inputs"]["width"], made.graph["1"]["inputs"]["width"]) == (200, 512)
+    assert (made.expected.width, made.expected.height) == (200, 104)
+
+
+def test_a_proposal_binds_no_size_that_the_result_would_not_have() -> None:
+    doubled = propose(_chain(EMPTY, FACTOR, SAVE), {})
+    assert Parameter.WIDTH not in doubled.bind
+    assert any("by a factor of its own" in doubt for doubt in doubled.doubts)
+    cropped = propose(_chain(EMPTY, ("ImageCrop", {"image": "<", "width": 9, "height": 9, "x": 0, "y": 0}), SAVE), {})
+    assert cropped.bind[Parameter.WIDTH] == ["1.width"]
+    assert (cropped.bind[Parameter.CROP_WIDTH], cropped.bind[Parameter.CROP_Y]) == (["2.width"], ["2.y"])
+
+
+def test_a_picture_is_enlarged_only_by_a_graph_that_scales_it() -> None:
+    changed, enlarged = propose(_chain(PICTURE, INVERT, SAVE), {}), propose(_chain(PICTURE, SCALE, SAVE), {})
+    assert (changed.mode, enlarged.mode) == (Mode.IMAGE, Mode.UPSCALE)
+    assert enlarged.bind[Parameter.SCALED_WIDTH] == ["2.width"] and Parameter.WIDTH not in enlarged.bind
+
+
+def test_the_pictures_of_a_batch_are_the_frames_of_a_clip() -> None:
+    clip = ("CreateVideo", {"images": "<", "fps": 8.0})
+    proposal = propose(_chain(EMPTY, clip, ("SaveVideo", {"video": "<", "filename_prefix": "x"})), {})
+    assert proposal.kind is Kind.VIDEO
+    assert (proposal.bind[Parameter.FRAMES], proposal.bind[Parameter.FPS]) == (["1.batch_size"], ["2.fps"])
+
+
+def test_only_a_prompt_may_be_bound_to_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"bind\.width names no input"):
+        parse_manifest(
+            'model = "m"\noutputs = ["9"]\n[bind]\nprompt = []\nprefix = ["9.x"]\nwidth = []', name="m", folder=tmp_path
+        )
+
+
 def test_a_manifest_without_a_prefix_or_a_prompt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="prefix is missing"):
         parse_manifest('model = "m"\noutputs = ["9"]\n[bind]\nprompt = ["6.text"]', name="m", folder=tmp_path)
