@@ -15,6 +15,7 @@ from tessera.errors import InvalidInput
 from tessera.jobs import Kind
 
 MAX_PROMPT_CHARS = 20_000  # (start) far above what image models read
+MAX_LYRICS_CHARS = 5_000  # (start) about four minutes, the longest that ACE-Step makes
 MAX_TEXT_CHARS = 400_000  # (start) about 100,000 text tokens at 4 characters each
 
 
@@ -141,9 +142,12 @@ class SpeechInput(Input):
 
 
 class MusicInput(Input):
-    """Music from words."""
+    """Music from words; a song, with ``lyrics`` and a model that sings."""
 
     prompt: Prompt
+    lyrics: Annotated[
+        Text, Field(max_length=MAX_LYRICS_CHARS, description="what is sung; not every model can, and says so")
+    ] = ""
     duration_s: float = Field(10.0, ge=1, le=300)
     seed: Seed | None = None
 

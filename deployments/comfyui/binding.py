@@ -191,6 +191,8 @@ def _clip(manifest: Manifest, given: Mapping[str, Any], values: dict[Parameter, 
 
 
 def _sound(manifest: Manifest, kind: Kind, given: Mapping[str, Any], values: dict[Parameter, Any]) -> Expected:
+    if given.get("lyrics") and Parameter.LYRICS not in manifest.bind:
+        raise InvalidInput(f"This model does not sing: leave out 'lyrics', or take one that does. {NOTHING}")
     if given.get("text"):
         values[Parameter.PROMPT] = str(given["text"])
     duration = given.get("duration_s")

@@ -225,6 +225,9 @@ def music(
         float | None,
         typer.Option("--duration", "-d", min=1, max=300, metavar="SECONDS", help="Length."),
     ] = None,
+    lyrics: Annotated[
+        str | None, typer.Option("--lyrics", help="What is sung, by a model that sings (ace-step).")
+    ] = None,
     seed: SeedOption = None,
     model: ModelOption = None,
     out: OutOption = None,
@@ -236,7 +239,7 @@ def music(
 ) -> None:
     """Make music (WAV) from words."""
     words = _words(prompt)
-    asked = given(prompt=words, duration_s=duration, seed=seed)
+    asked = given(prompt=words, lyrics=lyrics, duration_s=duration, seed=seed)
     _make("music", asked, words, {}, model, Target(out=out, force=force), tier, no_wait, json, quiet)
 
 

@@ -51,6 +51,7 @@ EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
     ("text", {"messages": [{"role": "user", "content": BAD}]}),
     ("speech", {"text": BAD}),
     ("music", {"prompt": BAD}),
+    ("music", {"prompt": "folk", "lyrics": BAD}),
 ]
 
 

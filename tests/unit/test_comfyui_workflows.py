@@ -142,6 +142,7 @@ def test_an_enlargement_has_the_pictures_own_size_times_the_scale() -> None:
             "480 frames; this model makes at most 129",
         ),
         ("stable-audio", asked("stable-audio", "music", prompt="a", duration_s=120), "at most 47 s"),
+        ("stable-audio", asked("stable-audio", "music", prompt="a", lyrics="la la"), "does not sing"),
         ("sd15-image", asked("sd15", "image", prompt="a"), "'image' is missing"),
     ],
 )
@@ -149,6 +150,13 @@ def test_what_a_model_cannot_do_is_refused_with_its_numbers(name: str, job: Engi
     with pytest.raises(InvalidInput, match=said) as refusal:
         bound(name, job)
     assert "Nothing was charged" in refusal.value.message
+
+
+def test_the_words_of_a_song_are_sung_and_without_any_it_is_an_instrumental() -> None:
+    song, _ = bound("ace-step", asked("ace-step", "music", prompt="folk", lyrics="[verse]\nOver the sea"))
+    assert song["14"]["lyrics"] == "[verse]\nOver the sea"
+    plain, _ = bound("ace-step", asked("ace-step", "music", prompt="folk"))
+    assert plain["14"]["lyrics"] == "[inst]"
 
 
 def test_a_job_gets_the_workflow_that_its_input_needs_or_is_told_what_the_model_can() -> None:
