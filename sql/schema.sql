@@ -424,7 +424,8 @@ CREATE TABLE webhook_endpoints (
     description text NOT NULL DEFAULT '',
     old_secret_until timestamptz,
     disabled_reason text,
-    deleted_at timestamptz
+    deleted_at timestamptz,
+    failed_in_a_row integer NOT NULL DEFAULT 0 -- deliveries that were given up after the last one that arrived
 );
 CREATE INDEX webhook_endpoints_user ON webhook_endpoints (user_id, created_at DESC) WHERE deleted_at IS NULL;
 CREATE INDEX webhook_endpoints_live ON webhook_endpoints (user_id) WHERE disabled_at IS NULL AND deleted_at IS NULL;

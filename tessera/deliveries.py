@@ -41,6 +41,9 @@ WINDOW = timedelta(hours=24)  # from the first try on; how long a receiver may b
 # (start) Seconds before the second, third, … try: 23 h 43 min in all. The first are short: a receiver may restart.
 DELAYS_S = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800, 28_800)
 JITTER = 0.2  # a delay is shortened by up to so much of it, so that what failed together does not come back together
+# (start) Deliveries to one endpoint that were given up after a day of tries each, with none between that arrived: then
+# it is disabled. One outage is no reason where events are few; after ten in a row nobody looks after the receiver.
+MAX_FAILED_IN_A_ROW = 10
 MAX_TRIES = 25  # leases of one delivery to a bot: what kills whoever takes it must end, too
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the mark of one, not one)

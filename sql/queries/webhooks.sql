@@ -12,12 +12,14 @@ SELECT u.id FROM users u WHERE u.id = :user_id FOR NO KEY UPDATE
 
 -- name: list_endpoints
 -- A user's endpoints, the newest first.
-SELECT w.id, w.url, w.description, w.events, w.created_at, w.disabled_at, w.disabled_reason, w.old_secret_until
+SELECT w.id, w.url, w.description, w.events, w.created_at, w.disabled_at, w.disabled_reason, w.old_secret_until,
+       w.failed_in_a_row
 FROM webhook_endpoints w WHERE w.user_id = :user_id AND w.deleted_at IS NULL ORDER BY w.created_at DESC, w.id
 
 -- name: get_endpoint
 -- One of a user's endpoints.
-SELECT w.id, w.url, w.description, w.events, w.created_at, w.disabled_at, w.disabled_reason, w.old_secret_until
+SELECT w.id, w.url, w.description, w.events, w.created_at, w.disabled_at, w.disabled_reason, w.old_secret_until,
+       w.failed_in_a_row
 FROM webhook_endpoints w WHERE w.id = :id AND w.user_id = :user_id AND w.deleted_at IS NULL
 
 -- name: change_endpoint
@@ -28,7 +30,9 @@ SET url = coalesce(CAST(:url AS text), w.url), events = coalesce(CAST(:events AS
     disabled_at = CASE CAST(:disabled AS boolean) WHEN true THEN coalesce(w.disabled_at, now()) WHEN false THEN NULL
                                                   ELSE w.disabled_at END,
     disabled_reason = CASE CAST(:disabled AS boolean) WHEN true THEN coalesce(w.disabled_reason, 'by its owner')
-                                                      WHEN false THEN NULL ELSE w.disabled_reason END
+                                                      WHEN false THEN NULL ELSE w.disabled_reason END,
+    failed_in_a_row = CASE WHEN CAST(:disabled AS boolean) = false OR CAST(:url AS text) <> w.url THEN 0
+                           ELSE w.failed_in_a_row END
 WHERE w.id = :id AND w.user_id = :user_id AND w.deleted_at IS NULL
 
 -- name: delete_endpoint
@@ -40,6 +44,20 @@ WHERE w.id = :id AND w.user_id = :user_id AND w.deleted_at IS NULL
 -- name: disable_endpoint
 -- No more events for an endpoint, until its owner enables it again.
 UPDATE webhook_endpoints w SET disabled_at = coalesce(w.disabled_at, now()), disabled_reason = coalesce(w.disabled_reason, :reason)
+WHERE w.id = :id AND w.deleted_at IS NULL
+
+-- name: endpoints_answered
+-- What was sent to these endpoints has arrived: they do not fail any more.
+UPDATE webhook_endpoints w SET failed_in_a_row = 0 WHERE w.id = ANY (CAST(:ids AS uuid[])) AND w.failed_in_a_row > 0
+
+-- name: endpoint_failed
+-- So many more deliveries of an endpoint were given up; at :most in a row it is disabled.
+UPDATE webhook_endpoints w
+SET failed_in_a_row = w.failed_in_a_row + CAST(:count AS integer),
+    disabled_at = CASE WHEN w.failed_in_a_row + CAST(:count AS integer) >= CAST(:most AS integer)
+                       THEN coalesce(w.disabled_at, now()) ELSE w.disabled_at END,
+    disabled_reason = CASE WHEN w.failed_in_a_row + CAST(:count AS integer) >= CAST(:most AS integer)
+                           THEN coalesce(w.disabled_reason, :reason) ELSE w.disabled_reason END
 WHERE w.id = :id AND w.deleted_at IS NULL
 
 -- name: secret_of_endpoint

@@ -114,6 +114,7 @@ class WebhookEndpoint(Answer):
     disabled: bool = False
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
+    failed_in_a_row: int = 0
     secret: str | None = Field(default=None, repr=False)
 
 

@@ -13,7 +13,7 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +25,7 @@ import structlog
 from tessera.api.deliveries.bell import Bell
 from tessera.api.jobs.answers import event_data, job_answer, json_bytes
 from tessera.deliveries import (
+    MAX_FAILED_IN_A_ROW,
     TEST_EVENT,
     DeliveryState,
     Verdict,
@@ -35,7 +36,7 @@ from tessera.deliveries import (
 from tessera.errors import AddressRefused, FetchFailed, FetchFailure, Unavailable
 from tessera.ids import Prefix, show
 from tessera.outbound import Answered, Outbound
-from tessera.store.database import Database, Row, is_outage
+from tessera.store.database import Database, Row, Transaction, is_outage
 
 log = structlog.get_logger(__name__)
 
@@ -318,9 +319,18 @@ class Sender:
             settled["retry_at"] = again
             if again is None:
                 self.counts.outcomes["given_up"] += 1
-        await self._settler.put(settled, row["endpoint_id"] if verdict is Verdict.GONE else None)
+        await self._settler.put(_Outcome(settled, row["endpoint_id"], verdict))
         self.counts.outcomes[verdict.value] += 1
         return verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one try: the row of ``settle_deliveries``, of which endpoint if of one."""
+
+    settled: dict[str, Any]
+    endpoint_id: UUID | None
+    verdict: Verdict
 
 
 class _Settler:
@@ -331,13 +341,13 @@ class _Settler:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: list[tuple[dict[str, Any], UUID | None, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[_Outcome, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, settled: dict[str, Any], gone: UUID | None) -> None:
-        """Returns once it is written. ``gone``: the endpoint that is to be disabled with it. Raises Unavailable."""
+    async def put(self, outcome: _Outcome) -> None:
+        """Returns once it is written, with what it means for its endpoint. Raises Unavailable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((settled, gone, future))
+        self._waiting.append((outcome, future))
         if self._task is None:
             self._task = asyncio.create_task(self._write(), name="webhook-outcomes")
         await future
@@ -363,13 +373,14 @@ class _Settler:
             _end(self._waiting, Unavailable())
             self._waiting = []
 
-    async def _write_all(self, batch: list[tuple[dict[str, Any], UUID | None, asyncio.Future[None]]]) -> None:
+    async def _write_all(self, batch: list[tuple[_Outcome, asyncio.Future[None]]]) -> None:
         for last in [False] * SETTLE_TRIES + [True]:
             try:
                 async with self._db.transaction() as transaction:
-                    await transaction.rows("settle_deliveries", rows=[settled for settled, _, _ in batch])
-                    for endpoint_id in {gone for _, gone, _ in batch if gone is not None}:
-                        await transaction.execute("disable_endpoint", id=endpoint_id, reason="it answered 410 (gone)")
+                    outcomes = [outcome for outcome, _ in batch]
+                    rows = await transaction.rows("settle_deliveries", rows=[each.settled for each in outcomes])
+                    ended = {str(row["id"]): DeliveryState(row["state"]) for row in rows}
+                    await _judge_endpoints(transaction, outcomes, ended)
                 return
             except Unavailable:
                 if last:
@@ -377,8 +388,40 @@ class _Settler:
                 await asyncio.sleep(BACKOFF_S)
 
 
-def _end(batch: list[tuple[dict[str, Any], UUID | None, asyncio.Future[None]]], error: Exception | None) -> None:
-    for _, _, future in batch:
+async def _judge_endpoints(
+    transaction: Transaction, outcomes: Sequence[_Outcome], ended: Mapping[str, DeliveryState]
+) -> None:
+    """Disable the endpoints that are gone, and those to which too many deliveries in a row were given up.
+
+    ``ended``: the states of the rows that were written; what came too late for its lease says nothing.
+    """
+    answered: set[UUID] = set()
+    given_up: dict[UUID, list[_Outcome]] = {}
+    for each in outcomes:
+        state = ended.get(each.settled["id"])
+        if each.endpoint_id is None or state is None:
+            continue
+        if each.verdict is Verdict.GONE:
+            await transaction.execute("disable_endpoint", id=each.endpoint_id, reason="it answered 410 (gone)")
+        elif state is DeliveryState.DELIVERED:
+            answered.add(each.endpoint_id)
+        elif state is DeliveryState.FAILED:
+            given_up.setdefault(each.endpoint_id, []).append(each)
+    if answered:
+        await transaction.execute("endpoints_answered", ids=sorted(answered))
+    for endpoint_id in sorted(given_up.keys() - answered):
+        failed = given_up[endpoint_id]
+        reason = (
+            f"{MAX_FAILED_IN_A_ROW} deliveries in a row were given up, each after a day of tries; the last:"
+            f" {failed[-1].settled['error'] or 'no answer'}"
+        )
+        await transaction.execute(
+            "endpoint_failed", id=endpoint_id, count=len(failed), most=MAX_FAILED_IN_A_ROW, reason=reason[:500]
+        )
+
+
+def _end(batch: list[tuple[_Outcome, asyncio.Future[None]]], error: Exception | None) -> None:
+    for _, future in batch:
         if future.done():
             continue
         if error is None:

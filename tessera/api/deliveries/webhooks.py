@@ -102,7 +102,7 @@ async def get_endpoint(request: Request, endpoint_id: str, caller: Reader) -> Re
 )
 async def change(request: Request, endpoint_id: str, caller: User) -> Response:
     """Fields that are left out stay. `disabled: true` ends what waits for it; `false` takes it up again, also after it
-    answered 410, with the events from then on: replay what was missed."""
+    answered 410 or failed for days, with the events from then on: replay what was missed."""
     services = api_of(request).services
     body = read_object(await request.body())
     refuse_unknown(body, ("url", "events", "description", "disabled"))
@@ -252,6 +252,7 @@ def endpoint_answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "description": row["description"],
         "created_at": row["created_at"],
         "disabled": row["disabled_at"] is not None,
+        "failed_in_a_row": row["failed_in_a_row"],
     }
     for name in ("disabled_at", "disabled_reason"):
         if row[name] is not None:

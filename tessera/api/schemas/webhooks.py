@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tessera.api.schemas.base import _Answer, _body, _Page
-from tessera.deliveries import EVENT_TYPES
+from tessera.deliveries import EVENT_TYPES, MAX_FAILED_IN_A_ROW
 
 _SECRET = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], description="for a library of Standard Webhooks")
 
@@ -22,6 +22,9 @@ class Endpoint(_Answer):
     disabled: bool
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
+    failed_in_a_row: int = Field(
+        description=f"deliveries given up since the last that arrived; {MAX_FAILED_IN_A_ROW} disable it"
+    )
 
 
 class NewEndpoint(Endpoint):
