@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -181,16 +181,40 @@ def load_bots(path: Path) -> BotsFile:
             f"the file of the bots {path} cannot be read ({error.strerror}): correct TESSERA_BOTS"
         ) from error
     try:
-        return BotsFile.model_validate(tomllib.loads(text))
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    try:
+        return BotsFile.model_validate(data)
     except ValidationError as error:
         lines = [f"{path} has {error.error_count()} place(s) to correct:"]
-        for item in error.errors(include_url=False, include_input=False):
-            lines.append(
-                f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
-            )
+        lines += [f"  {_in_words(item, data)}" for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from error
+
+
+_FORMS = {
+    "id": "lower-case letters, digits and hyphens, beginning with a letter",
+    "token": "env:NAME (a variable) or file:PATH (a file); never the token itself",
+}
+
+
+def _in_words(problem: Any, data: Mapping[str, Any]) -> str:
+    """One thing that is wrong, with the bot by its name; what was given for a token is never repeated."""
+    where, field = [str(part) for part in problem["loc"]], str(problem["loc"][-1]) if problem["loc"] else ""
+    if len(where) > 1 and where[0] == "bots" and where[1].isdecimal():
+        entry = data["bots"][int(where[1])]
+        name = str(entry.get("id") or "") if isinstance(entry, dict) else ""
+        where[:2] = [f"bot '{name}'" if name else f"bot number {int(where[1]) + 1}"]
+    match problem["type"]:
+        case "missing":
+            said = "is missing"
+        case "extra_forbidden":
+            said = "is no field of a bot; the head of the file lists them"
+        case "string_pattern_mismatch" if field in _FORMS:
+            said = f"write it as {_FORMS[field]}"
+        case _:
+            said = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{', '.join(where)}: {said}" if where else said
 
 
 def read_token(source: str, home: Path, environ: Mapping[str, str]) -> Token | str:

@@ -107,7 +107,7 @@ class Process:
             clock=lambda: datetime.now(UTC),
             public_url=self._settings.public_url,
         )
-        runner = Runner(bot, condition)
+        runner = Runner(bot, condition, state)
         try:
             await runner.run(lambda: line.connect(runner))
         finally:

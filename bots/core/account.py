@@ -16,9 +16,9 @@ from bots.core.bot import Bot
 from bots.core.incoming import Happening, Incoming, Person
 from bots.core.messages import LANGUAGES, Words
 from bots.core.options import RATIOS
-from bots.core.platform import ChatError
+from bots.core.platform import ChatError, TooLarge
 from bots.core.refusals import is_final, refusal_view
-from bots.core.results import originals, render, subject_of
+from bots.core.results import bring_originals, render, subject_of
 from bots.core.views import Form, Media, View, plain
 from bots.core.watching import Watchers
 from tessera.client import ApiError, Client, Job
@@ -171,13 +171,17 @@ class Account:
         if not await self._is_owner(incoming, action, words):
             return
         job = await self._bot.backend.of(incoming.person.identity).get_job(action.job_id)
-        await self._bot.say.answer(incoming, await render(self._bot, job, incoming.person, incoming.place, words))
+        view = await render(self._bot, job, incoming.person, incoming.place, words)
+        try:
+            await self._bot.say.answer(incoming, view)
+        except TooLarge:  # a limit of this very chat: as a link then
+            linked = await render(self._bot, job, incoming.person, incoming.place, words, limit_bytes=0)
+            await self._bot.say.answer(incoming, linked)
 
     async def _original(self, incoming: Incoming, action: Action, words: Words) -> None:
         job = await self._owned(action)
         owner = Person(provider=self._bot.config.platform, subject=action.owner)
-        for view in await originals(self._bot, job, owner, words):
-            await self._bot.say.answer(incoming, view)
+        await bring_originals(self._bot, incoming, job, owner, words)
 
     async def _delete(self, incoming: Incoming, action: Action, words: Words) -> None:
         if not await self._is_owner(incoming, action, words):

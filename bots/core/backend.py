@@ -182,26 +182,25 @@ class Backend:
             ],
         )
 
-    async def take(self, update: Incoming) -> InboxUpdate | None:
-        """Keep one update and hold it under a lease, None for one that is known already."""
-        data, now = update.dump(), datetime.now(UTC)
-        found = await self.client.store_updates(
-            self.platform,
-            self.bot,
-            [{"update_id": update.update, "lane": lane_of(update), "data": data}],
-            lease_s=UPDATE_LEASE_S,
-        )
-        if not found or not found[0].stored or found[0].lease_token is None:
-            return None
-        return InboxUpdate(
-            update_id=update.update,
-            lease_token=found[0].lease_token,
-            lease_expires_at=found[0].lease_expires_at or now,
-            lane=lane_of(update),
-            data=data,
-            tries=1,
-            received_at=now,
-        )
+    async def take(self, updates: Sequence[Incoming]) -> list[InboxUpdate | None]:
+        """Keep updates and hold each under a lease; None for one that is known already."""
+        now = datetime.now(UTC)
+        given = [{"update_id": each.update, "lane": lane_of(each), "data": each.dump()} for each in updates]
+        stored = await self.client.store_updates(self.platform, self.bot, given, lease_s=UPDATE_LEASE_S)
+        return [
+            InboxUpdate(
+                update_id=update.update,
+                lease_token=answer.lease_token,
+                lease_expires_at=answer.lease_expires_at or now,
+                lane=lane_of(update),
+                data=kept["data"],
+                tries=1,
+                received_at=now,
+            )
+            if answer.stored and answer.lease_token is not None
+            else None
+            for update, kept, answer in zip(updates, given, stored, strict=True)
+        ]
 
     async def claim_updates(self, most: int, wait_s: float = CLAIM_WAIT_S) -> tuple[InboxUpdate, ...]:
         """What was stored and not finished."""

@@ -122,7 +122,7 @@ class Conversation:
         try:
             settings, _ = await self._bot.known(incoming.person)
         except ApiError as error:
-            if not is_final(error):
+            if not is_final(error) or error.code == "rate_limited":  # many new people at once: it is kept, and goes on
                 raise
             words = self._bot.words(incoming.person, None)
             await self._bot.say.answer(incoming, refusal_view(error, words, self._bot.clock()))

@@ -18,13 +18,14 @@ from bots.core.conversation import Conversation
 from bots.core.incoming import Incoming
 from bots.core.platform import ChatError, NotAllowed, Refused
 from bots.core.views import View, plain
-from tessera.client import ClientError, InboxUpdate
+from tessera.client import ApiError, ClientError, InboxUpdate
 
 log = structlog.get_logger(__name__)
 
 AT_ONCE = 64  # (start) people whose wishes are worked on at the same time
 RETRY_AFTER_S = (1.0, 5.0, 15.0, 60.0)
 MAX_TRIES = 8
+TAKEN_TOGETHER = 50  # (start) of the 100 that the platform stores at once
 PAUSE_S = (0.2, 5.0)
 
 
@@ -35,6 +36,8 @@ class Inbox:
         self._bot = bot
         self._conversation = conversation
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_take: list[tuple[Incoming, asyncio.Future[InboxUpdate | None]]] = []
+        self._taking: asyncio.Task[None] | None = None
         self._busy: dict[str, InboxUpdate] = {}  # what is being done, by its newest lease
         self._stored: dict[str, int] = {}  # by lane: what this process has stored and not yet done
 
@@ -58,11 +61,30 @@ class Inbox:
 
         Call what comes back to begin it. Raises ClientError: then it must not be acknowledged.
         """
-        update = await self._bot.backend.take(incoming)
+        taken: asyncio.Future[InboxUpdate | None] = asyncio.get_running_loop().create_future()
+        self._to_take.append((incoming, taken))
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.create_task(self._take(), name=f"take-{self._bot.config.id}")
+        update = await taken
         if update is None:
             self._bot.metrics.repeated.labels(self._bot.config.id).inc()
             return None
         return lambda: self._begin([update])
+
+    async def _take(self) -> None:
+        """What comes while some are being stored is stored together after them: of many at once all are in time."""
+        while self._to_take:
+            batch, self._to_take = self._to_take[:TAKEN_TOGETHER], self._to_take[TAKEN_TOGETHER:]
+            try:
+                updates = await self._bot.backend.take([incoming for incoming, _ in batch])
+            except ClientError as error:
+                for _, taken in batch:
+                    if not taken.done():
+                        taken.set_exception(error)
+                continue
+            for (_, taken), update in zip(batch, updates, strict=True):
+                if not taken.done():
+                    taken.set_result(update)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -106,9 +128,10 @@ class Inbox:
 
     async def close(self) -> None:
         """Stop what is under way; it is claimed again when its lease is over."""
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *([self._taking] if self._taking is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _do(self, update: InboxUpdate) -> None:
         bot = self._bot
@@ -156,6 +179,8 @@ class Inbox:
         except (ClientError, ChatError) as error:
             bot.metrics.failures.labels(bot.config.id, type(error).__name__).inc()
             log.warning("update_put_back", bot=bot.config.id, update=update.update_id, reason=str(error))
+            if isinstance(error, ApiError) and error.retry_after_s is not None:
+                wait_s = max(wait_s, error.retry_after_s)
             return str(error) or type(error).__name__, wait_s, update.tries >= MAX_TRIES
         except Exception as error:
             bot.metrics.failures.labels(bot.config.id, "bug").inc()

@@ -277,6 +277,8 @@ class Maker:
                     log.warning("status_not_shown", bot=bot.config.id, job=job.id, reason=str(error))
                     return
                 await bot.backend.set_message(job.id, ref)
+            else:  # its result may have been brought meanwhile: then there is nothing to follow
+                job = await bot.backend.of(person.identity).get_job(job.id)
             self._watchers.follow(job, subject, ref, person, words)
 
     async def _refuse(self, incoming: Incoming, error: NotPossible | ApiError, words: Words) -> None:

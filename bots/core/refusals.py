@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from bots.core.actions import Action, Verb
@@ -40,8 +41,8 @@ def refusal_view(error: ClientError, words: Words, now: datetime) -> View:
     if error.code == "gone":
         return _view(words("refused-expired"))
     if error.status in (400, 413, 415, 422):
-        return _view(words("refused-input", detail=_detail(error)))
-    return _view(words("refused-other", detail=_detail(error)))
+        return _input_view(error, words)
+    return _view(words("refused-other"))
 
 
 def is_final(error: ClientError) -> bool:
@@ -68,14 +69,28 @@ def _reset(error: ApiError, now: datetime) -> datetime:
     return day + timedelta(days=1)
 
 
-def _detail(error: ApiError) -> str:
-    """The sentence of the API without its own words about what was lost."""
+def _input_view(error: ApiError, words: Words) -> View:
+    """What is wrong with the request. The API's own sentences are English: here stand ours."""
     problems = error.details.get("errors")
-    if isinstance(problems, list) and problems and isinstance(problems[0], dict):
-        field = str(problems[0].get("field", "")).removeprefix("input.")
-        return f"{field}: {problems[0].get('message', '')}." if field else f"{problems[0].get('message', '')}."
-    text = error.message.removeprefix("Nothing was submitted or charged. ").strip()
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    first = problems[0] if isinstance(problems, list) and problems and isinstance(problems[0], dict) else {}
+    field, most = str(first.get("field", "")), _most(str(first.get("message", "")))
+    plans = ((Button(label=words("button-plans"), action=PLANS),),)
+    if field == "input.duration_s" and most is not None:
+        text = words("refused-duration", most=seconds(most, words))
+        return View(lines=(plain(text),), rows=plans, only_for_asker=True)
+    if field in ("input.width", "input.height") and most is not None:
+        side = int(most**0.5)
+        text = words("refused-size", side=str(side))
+        return View(lines=(plain(text),), rows=plans, only_for_asker=True)
+    if field in ("input.prompt", "input.negative_prompt"):
+        return _view(words("refused-prompt"))
+    return _view(words("refused-input"))
+
+
+def _most(message: str) -> float | None:
+    """The limit that a message of the API names at its end: ``must be at most 4``."""
+    found = re.search(r"at most ([\d.]+)", message)
+    return float(found[1].rstrip(".")) if found is not None else None
 
 
 def _view(text: str) -> View:

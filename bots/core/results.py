@@ -10,8 +10,9 @@ import structlog
 
 from bots.core import pictures
 from bots.core.bot import Bot
-from bots.core.incoming import Person, Place
+from bots.core.incoming import Incoming, Person, Place
 from bots.core.messages import Words
+from bots.core.platform import TooLarge
 from bots.core.screens import ChatRules
 from bots.core.status import Subject, artifact_name, result_view, strip_look
 from bots.core.views import Media, View, plain
@@ -109,18 +110,23 @@ async def fetch_one(
     )
 
 
-async def originals(bot: Bot, job: Job, person: Person, words: Words) -> list[View]:
-    """The files as they were made, each a message of its own; a link for what the platform does not take."""
+async def bring_originals(bot: Bot, incoming: Incoming, job: Job, person: Person, words: Words) -> None:
+    """The files as they were made, each a message of its own; a link for what the platform does not take.
+
+    Raises ClientError or ChatError when it is to be tried again.
+    """
     client = bot.backend.of(person.identity)
-    views = []
     for number, artifact in enumerate(job.artifacts, 1):
         if artifact.bytes <= bot.say.upload_limit_bytes:
             media = await fetch_one(client, job, artifact, number, as_file=True)
-            views.append(View(media=(media,), only_for_asker=True))
-        else:
-            url = await share(bot, client, artifact)
-            views.append(link_view(url, words) if url else View(lines=(plain(words("done-blocked-here")),)))
-    return views
+            try:
+                await bot.say.answer(incoming, View(media=(media,), only_for_asker=True))
+                continue
+            except TooLarge as error:  # a limit of this very chat
+                log.info("original_refused", bot=bot.config.id, job=job.id, reason=str(error))
+        url = await share(bot, client, artifact)
+        text = View(lines=(plain(words("done-blocked-here")),), only_for_asker=True)
+        await bot.say.answer(incoming, link_view(url, words) if url else text)
 
 
 def link_view(url: str, words: Words) -> View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,11 +14,13 @@ from bots.core.bot import Bot
 from bots.core.conversation import Conversation
 from bots.core.deliveries import Deliveries
 from bots.core.inbox import Inbox
+from bots.core.state import StateFile
 from bots.core.watching import Watchers
 
 log = structlog.get_logger(__name__)
 
 RESTART_S = (1.0, 60.0)
+REMEMBER_EVERY_S = 1.0  # what a kill may forget: whose progress it was showing
 
 
 class BotState(StrEnum):
@@ -46,9 +49,10 @@ class Condition:
 class Runner:
     """Runs one bot until it is cancelled; whatever goes wrong in it stays in it."""
 
-    def __init__(self, bot: Bot, condition: Condition) -> None:
+    def __init__(self, bot: Bot, condition: Condition, state: StateFile) -> None:
         self.bot = bot
         self.condition = condition
+        self._state = state
         self.watchers = Watchers(bot)
         self.conversation = Conversation(bot, self.watchers)
         self.inbox = Inbox(bot, self.conversation)
@@ -61,9 +65,10 @@ class Runner:
                 listening = group.create_task(self._listen(connect), name=f"listen-{self.bot.config.id}")
                 inbox = group.create_task(self._supervised("inbox", self.inbox.run))
                 outbox = group.create_task(self._supervised("outbox", self.deliveries.run))
+                following = group.create_task(self._supervised("following", self._follow))
                 await listening  # ends only for a token that is refused
-                inbox.cancel()
-                outbox.cancel()
+                for task in (inbox, outbox, following):
+                    task.cancel()
         finally:
             self.up(BotState.RECONNECTING if self.condition.state is BotState.UP else self.condition.state)
             await self.inbox.close()
@@ -93,6 +98,18 @@ class Runner:
                 log.warning("connection_lost", bot=self.bot.config.id, error=type(error).__name__)
             await asyncio.sleep(pause_s)
             pause_s = min(RESTART_S[1], pause_s * 2)
+
+    async def _follow(self) -> None:
+        """Go on showing the progress that was shown before a restart; remember what is shown now."""
+        name = f"following:{self.bot.config.id}"
+        remembered = self._state.get(name) or "{}"
+        await self.watchers.follow_again(json.loads(remembered))
+        while True:
+            await asyncio.sleep(REMEMBER_EVERY_S)
+            followed = json.dumps(self.watchers.followed)
+            if followed != remembered:
+                remembered = followed
+                await self._state.keep(name, followed)
 
     async def _supervised(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
         while True:

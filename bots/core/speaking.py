@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -71,7 +72,7 @@ class Speaker:
         async def call(where: Place) -> MessageRef:
             return await self._chat.answer(replace(incoming, place=where), view)
 
-        return await self._say("answer", incoming.place, call, urgency)
+        return await self._say("answer", incoming.place, call, urgency, _line_of(incoming.token, incoming.token_until))
 
     async def edit(self, ref: MessageRef, view: View, *, urgency: Urgency) -> MessageRef:
         """Make a message show this."""
@@ -79,14 +80,16 @@ class Speaker:
         async def call(where: Place) -> MessageRef:
             return await self._chat.edit(replace(ref, place=where), view)
 
-        return await self._say("edit", ref.place, call, urgency)
+        return await self._say("edit", ref.place, call, urgency, _line_of(ref.token, ref.token_until))
 
     async def offer(self, ref: MessageRef, view: View) -> bool:
         """Show progress if there is room for it now. False: it was not shown, a newer one will do."""
-        place = self._where(ref.place)
+        place, line = self._where(ref.place), _line_of(ref.token, ref.token_until)
         try:
             shown = await self._pacer.try_now(
-                place.chat, lambda: self._chat.edit(replace(ref, place=place), view), group=not place.private
+                line or place.chat,
+                lambda: self._chat.edit(replace(ref, place=place), view),
+                group=not (line or place.private),
             )
         except Unreachable:
             shown = False
@@ -129,14 +132,14 @@ class Speaker:
         return place.admin or await self._chat.is_admin(place, subject)
 
     async def _say(
-        self, what: str, place: Place, call: Callable[[Place], Awaitable[ResultT]], urgency: Urgency
+        self, what: str, place: Place, call: Callable[[Place], Awaitable[ResultT]], urgency: Urgency, line: str = ""
     ) -> ResultT:
         self._metrics.waiting.labels(self._bot).set(self._pacer.waiting + 1)
         for _ in range(3):
             where = self._where(place)
             try:
                 result = await self._pacer.run(
-                    where.chat, partial(call, where), group=not where.private, urgency=urgency
+                    line or where.chat, partial(call, where), group=not (line or where.private), urgency=urgency
                 )
             except Moved as moved:
                 self.moved(where.chat, moved.chat)
@@ -157,3 +160,9 @@ class Speaker:
 
     def _where(self, place: Place) -> Place:
         return replace(place, chat=self._moved[place.chat]) if place.chat in self._moved else place
+
+
+def _line_of(token: str, token_until: float) -> str:
+    """What answers an interaction goes by a line of its own, whose limit is not that of the channel: many who ask at
+    once in one channel of Discord do not wait for each other. Empty where the channel's own limit holds."""
+    return f"interaction:{token}" if token_until > time.time() else ""

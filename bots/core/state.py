@@ -1,10 +1,12 @@
-"""What a process of bots remembers for itself between two starts: which commands it has told its platform.
+"""What a process of bots remembers for itself between two starts: which commands it has told its platform, and whose
+progress it was showing.
 
 Losing it costs a few calls at the next start, nothing else; what must not be lost is in the platform.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -21,6 +23,7 @@ class StateFile:
         except (OSError, ValueError):
             data = {}
         self._data: dict[str, str] = data if isinstance(data, dict) else {}
+        self._writing = asyncio.Lock()
 
     def get(self, name: str) -> str | None:
         """What was kept under this name."""
@@ -30,3 +33,9 @@ class StateFile:
         """Keep it. Raises OSError."""
         self._data[name] = value
         write_private(self._path, json.dumps(self._data, indent=1) + "\n")
+
+    async def keep(self, name: str, value: str) -> None:
+        """The same for what changes often: nobody waits for the disk. Raises OSError."""
+        self._data[name] = value
+        async with self._writing:
+            await asyncio.to_thread(write_private, self._path, json.dumps(self._data, indent=1) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from bots.core.bot import Bot
 from bots.core.incoming import MessageRef, Person
 from bots.core.messages import Words
 from bots.core.platform import ChatError
+from bots.core.results import subject_of
 from bots.core.status import Standing, Subject, standing_view
 from tessera.client import ClientError, Eta, Event, Job
 from tessera.jobs import EventType, JobState
@@ -37,6 +39,7 @@ class Watchers:
     def __init__(self, bot: Bot) -> None:
         self._bot = bot
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._people: dict[str, str] = {}
         self._cancelling: set[str] = set()
 
     def follow(self, job: Job, subject: Subject, ref: MessageRef, person: Person, words: Words) -> None:
@@ -45,12 +48,28 @@ class Watchers:
             return
         task = asyncio.create_task(self._follow(job, subject, ref, person, words), name=f"follow-{job.id}")
         self._tasks[job.id] = task
+        self._people[job.id] = person.identity
         task.add_done_callback(lambda _: self._ended(job.id))
         self._bot.metrics.following.labels(self._bot.config.id).set(len(self._tasks))
 
-    def follows(self, job_id: str) -> bool:
-        """Whether it is followed here."""
-        return job_id in self._tasks
+    @property
+    def followed(self) -> dict[str, str]:
+        """The jobs that are followed, each with the identity of its person."""
+        return dict(self._people)
+
+    async def follow_again(self, followed: Mapping[str, str]) -> None:
+        """Go on with what a process that has ended followed. What cannot be found is left: its result comes anyway."""
+        for job_id, identity in followed.items():
+            async with self._bot.job(job_id):  # not beside its result, which might be brought at this moment
+                try:
+                    job = await self._bot.backend.of(identity).get_job(job_id)
+                    errand = await self._bot.backend.errand(job_id)
+                except (ClientError, KeyError, TypeError) as error:
+                    log.info("not_followed_again", bot=self._bot.config.id, job=job_id, reason=str(error))
+                    continue
+                if errand.message is not None:
+                    subject = subject_of(self._bot, job, errand.person)
+                    self.follow(job, subject, errand.message, errand.person, self._bot.messages.words(errand.language))
 
     def cancelling(self, job_id: str) -> None:
         """The person has cancelled it: say so until it has ended."""
@@ -60,6 +79,7 @@ class Watchers:
     def stop(self, job_id: str) -> None:
         """Its result is there: nothing older may be shown after it."""
         task = self._tasks.pop(job_id, None)
+        self._people.pop(job_id, None)
         if task is not None:
             task.cancel()
 
@@ -72,6 +92,7 @@ class Watchers:
 
     def _ended(self, job_id: str) -> None:
         self._tasks.pop(job_id, None)
+        self._people.pop(job_id, None)
         self._cancelling.discard(job_id)
         self._bot.metrics.following.labels(self._bot.config.id).set(len(self._tasks))
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import discord
@@ -18,6 +19,7 @@ from bots.core.options import RATIOS
 from bots.core.platform import ChatError
 from bots.core.running import BotState, Runner, TokenRefused
 from bots.core.state import StateFile
+from bots.core.views import View, plain
 from bots.discord.chat import DiscordChat
 from bots.discord.incoming import focused, read_interaction, read_message
 from bots.discord.shapes import EPHEMERAL, commands_payload, modal
@@ -95,16 +97,42 @@ class Connection:
         try:
             if await self._ask(incoming, until):
                 return
-            async with asyncio.timeout(max(0.1, until - time.monotonic())):
-                begin = await self._runner.inbox.take(incoming)
+            taking = asyncio.create_task(self._runner.inbox.take(incoming))
+            await asyncio.wait([taking], timeout=max(0.1, until - time.monotonic()))
+            if not taking.done():
+                await self._take_late(incoming, taking)
+                return
+            begin = taking.result()
         except (ClientError, TimeoutError) as error:
-            self._runner.bot.metrics.failures.labels(self._id, "not_stored").inc()
-            log.warning("update_not_stored", bot=self._id, reason=str(error) or "too slow")
+            self._not_stored(error)
             await self._say_away(incoming)
             return
         await self._acknowledge(incoming)
         if begin is not None:
             begin()
+
+    async def _take_late(self, incoming: Incoming, taking: asyncio.Task[Callable[[], None] | None]) -> None:
+        """It is being stored, only not within Discord's three seconds: nobody is told to ask again for what will be
+        done. Should it not be stored after all, that is said where 'thinking' stands."""
+        self._runner.bot.metrics.failures.labels(self._id, "stored_late").inc()
+        await self._acknowledge(incoming)
+        try:
+            begin = await taking
+        except ClientError as error:
+            self._not_stored(error)
+            words = self._runner.bot.words(incoming.person, None)
+            view = View(lines=(plain(words("refused-away")),), only_for_asker=True)
+            try:
+                await self._chat.answer(incoming, view)
+            except ChatError as refused:
+                log.info("not_answered", bot=self._id, reason=str(refused))
+            return
+        if begin is not None:
+            begin()
+
+    def _not_stored(self, error: Exception) -> None:
+        self._runner.bot.metrics.failures.labels(self._id, "not_stored").inc()
+        log.warning("update_not_stored", bot=self._id, reason=str(error) or "too slow")
 
     async def on_message(self, message: discord.Message) -> None:
         """Words for the bot. Discord tells them once and waits for nothing: they are kept as soon as it can be."""
@@ -195,6 +223,10 @@ class _Client(discord.Client):
             allowed_mentions=discord.AllowedMentions.none(),
         )
         self._line = connection
+
+    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:
+        if not self.is_closed():  # it has no loop any more for what comes after its end
+            super().dispatch(event, *args, **kwargs)
 
     async def on_ready(self) -> None:
         await self._line.on_up(self)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+from typing import Any
 
 import structlog
 from aiogram import Bot
@@ -21,6 +22,7 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
+from aiogram.methods import TelegramMethod
 from aiogram.types import BotCommand, Update
 from aiohttp import web
 from pydantic import ValidationError
@@ -44,6 +46,17 @@ STORE_AGAIN_S = (0.5, 10.0)
 MAX_TOLD = 500  # chats that were told of one outage
 
 
+class _GetUpdates(TelegramMethod[list[dict[str, Any]]]):
+    """aiogram's own reads all updates or none."""
+
+    __returning__ = list[dict[str, Any]]
+    __api_method__ = "getUpdates"
+
+    offset: int | None = None
+    timeout: int
+    allowed_updates: list[str]
+
+
 class Connection:
     """The line of one bot to Telegram."""
 
@@ -64,9 +77,8 @@ class Connection:
         offset: int | None = None
         while True:
             try:
-                updates = await self._bot.get_updates(
-                    offset=offset, timeout=POLL_S, allowed_updates=ALLOWED_UPDATES, request_timeout=POLL_S + 15
-                )
+                asked = _GetUpdates(offset=offset, timeout=POLL_S, allowed_updates=ALLOWED_UPDATES)
+                raw = await self._bot(asked, request_timeout=POLL_S + 15)
             except TelegramUnauthorizedError as error:
                 raise TokenRefused(
                     "Telegram does not accept the token any more: make a new one with @BotFather"
@@ -79,9 +91,18 @@ class Connection:
                 await asyncio.sleep(error.retry_after)
                 continue
             self._runner.up(BotState.UP)
-            if updates:
-                await self._keep(updates)
-                offset = updates[-1].update_id + 1
+            if raw:
+                await self._keep([update for update in map(self._understood, raw) if update is not None])
+                offset = int(raw[-1]["update_id"]) + 1
+
+    def _understood(self, raw: dict[str, Any]) -> Update | None:
+        """One that aiogram cannot read is passed over: it must not keep back all that come after it."""
+        try:
+            return Update.model_validate(raw, context={"bot": self._bot})
+        except ValidationError as error:
+            log.error("update_not_understood", bot=self._id, update=raw.get("update_id"), problems=error.error_count())
+            self._runner.bot.metrics.failures.labels(self._id, "not_understood").inc()
+            return None
 
     async def serve(self, url: str) -> None:
         """Have updates brought to ``url`` until it is cancelled; ``receive`` takes them. Raises TokenRefused."""

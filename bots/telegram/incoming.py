@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from aiogram.enums import ContentType
 from aiogram.types import CallbackQuery, InaccessibleMessage, Message, MessageEntity, Update, User
 
 from bots.core.actions import is_screen
@@ -16,6 +17,18 @@ from bots.telegram.shapes import mark_in
 
 PROVIDER = "telegram"
 ALLOWED_UPDATES = ["message", "callback_query"]
+# What a person sends that this bot can do nothing with: it says what it wants instead. Only in private.
+_OTHER = frozenset(
+    {
+        ContentType.STICKER,
+        ContentType.VOICE,
+        ContentType.AUDIO,
+        ContentType.ANIMATION,
+        ContentType.VIDEO,
+        ContentType.VIDEO_NOTE,
+        ContentType.DOCUMENT,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +124,9 @@ def _message(update_id: int, message: Message, bot: str, me: Self, at: float) ->
             return None
         if message.media_group_id is not None and not text.strip():
             return None  # the rest of an album, whose words stand under another picture
-        if not text.strip() and not file and not (mentioned or _is_words(message)):
-            return None  # a sticker, a voice: nothing that this bot can do something with
+        asks = mentioned or _is_words(message) or (place.private and message.content_type in _OTHER)
+        if not text.strip() and not file and not asks:
+            return None  # somebody joined, a message was pinned: nobody waits for an answer
     return Incoming(
         bot=bot,
         update=str(update_id),

@@ -33,6 +33,19 @@ class Snapshot:
     buttons: tuple[tuple[Button, ...], ...]
 
 
+@dataclass(frozen=True)
+class Act:
+    """What a person did beside writing: pressed a button, used a command, filled in a form. ``told``: what the platform
+    showed that person in passing. ``order`` counts with that of the messages."""
+
+    order: int
+    at: float
+    chat: int
+    who: str
+    text: str
+    told: bool = False
+
+
 def button_of(rows: tuple[tuple[Button, ...], ...], label: str) -> Button:
     """The button whose label has this in it."""
     for row in rows:

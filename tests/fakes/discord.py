@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from tests.fakes.chats import File, Snapshot
+from tests.fakes.chats import Act, File, Snapshot
 from tests.fakes.discord_chats import (
     EPHEMERAL,
     Channel,
@@ -53,6 +53,7 @@ class FakeDiscord(DiscordRest):
         self.token_life_s = 900.0
         self.cdn: dict[str, bytes] = {}
         self.calls: list[tuple[float, str, str]] = []
+        self.acts: list[Act] = []
         self.floods = 0
         self.changed = asyncio.Condition()
         self._ids = itertools.count(1)
@@ -140,12 +141,15 @@ class FakeDiscord(DiscordRest):
             identifier, attachment = self._attachment(image)
             given.append({"name": "image", "type": 11, "value": identifier})
             data["resolved"] = {"attachments": {identifier: attachment}}
+        shown = " ".join(f"{key}: {value}" for key, value in (options or {}).items())
+        self._act(channel, user, f"/{name} {shown}".strip() + (" image: picture.png" if image is not None else ""))
         return await self._interact(bot, channel, user, 2, data)
 
     async def menu(self, bot: FakeDiscordBot, channel: Channel, user: User, message: Message) -> Interaction:
         """The command on a message."""
         known = next(command for command in bot.commands if command["type"] == 3)
         shown = self._raw(message)
+        self._act(channel, user, f"{known['name']} (the menu of a message)")
         data = {
             "id": str(self.snowflake()),
             "name": known["name"],
@@ -170,6 +174,7 @@ class FakeDiscord(DiscordRest):
         button = message.button(label)
         assert button.data, f"{label} is a link"
         data = {"custom_id": button.data, "component_type": 2}
+        self._act(self.channels[message.channel], user, button.label)
         return await self._interact(bot, self.channels[message.channel], user, 3, data, source=message)
 
     async def submit(self, interaction: Interaction, text: str) -> Interaction:
@@ -181,6 +186,7 @@ class FakeDiscord(DiscordRest):
             for row in form["components"]
         ]
         data = {"custom_id": form["custom_id"], "components": fields}
+        self._act(interaction.channel, interaction.user, f"{form['title']} → {text}")
         return await self._interact(
             interaction.bot, interaction.channel, interaction.user, 5, data, source=interaction.source
         )
@@ -383,6 +389,9 @@ class FakeDiscord(DiscordRest):
                 session.socket = None
 
     # Inside
+
+    def _act(self, channel: Channel, user: User, text: str) -> None:
+        self.acts.append(Act(next(self._order), time.time(), channel.id, user.name, text))
 
     async def _interact(
         self,

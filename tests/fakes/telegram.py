@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.fakes.chats import File, Snapshot
+from tests.fakes.chats import Act, File, Snapshot
 from tests.fakes.telegram_chats import (
     Chat,
     FakeBot,
@@ -62,12 +62,14 @@ class FakeTelegram:
         self.faults: list[Fault] = []
         self.limits: Limits | None = None
         self.notices: list[tuple[str, str, bool]] = []  # (query, text, alert)
+        self.acts: list[Act] = []
         self.calls: list[tuple[float, str, str, int | None]] = []  # (when, bot, method, chat)
         self.floods = 0
         self.changed = asyncio.Condition()
         self._ids = itertools.count(1)
         self._updates = itertools.count(1000)
         self._order = itertools.count(1)
+        self._pressed: dict[str, tuple[int, str]] = {}  # query → chat, person
         self._sent: dict[tuple[str, int], deque[float]] = defaultdict(deque)
         self._runner: web.AppRunner | None = None
 
@@ -154,6 +156,8 @@ class FakeTelegram:
         button = message.button(label)
         assert button.data, f"{label} is a link"
         query = f"q{next(self._ids)}"
+        self._pressed[query] = (message.chat, user.name)
+        self._act(message.chat, user.name, button.label)
         raw = {
             "id": query,
             "from": self._user(user),
@@ -373,7 +377,10 @@ class FakeTelegram:
         return {"status": "member", "user": self._user(user)}
 
     async def _answerCallbackQuery(self, _b: FakeBot, values: dict[str, Any], _f: dict[str, bytes]) -> Any:
-        self.notices.append((values["callback_query_id"], values.get("text", ""), values.get("show_alert") == "true"))
+        query, text = values["callback_query_id"], values.get("text", "")
+        self.notices.append((query, text, values.get("show_alert") == "true"))
+        if text and query in self._pressed:
+            self._act(*self._pressed[query], text, told=True)
         return True
 
     async def _sendMessage(self, bot: FakeBot, values: dict[str, Any], _f: dict[str, bytes]) -> Any:
@@ -395,7 +402,7 @@ class FakeTelegram:
     async def _send_file(self, bot: FakeBot, values: dict[str, Any], files: dict[str, bytes], kind: str) -> Any:
         chat = self._writable(bot, values)
         text, entities = self._text(values, "caption", MAX_CAPTION)
-        file = attached(values[kind], files, kind, values.get("has_spoiler") == "true")
+        file = attached(values[kind], values, files, kind, values.get("has_spoiler") == "true")
         return self._post(bot, chat, values, text=text, entities=entities, html=values.get("caption", ""), file=file)
 
     async def _editMessageText(self, bot: FakeBot, values: dict[str, Any], _f: dict[str, bytes]) -> Any:
@@ -418,7 +425,7 @@ class FakeTelegram:
         message = self._mine(bot, values)
         media = json.loads(values["media"])
         text, entities = self._text(media, "caption", MAX_CAPTION)
-        file = attached(media["media"], files, media["type"], bool(media.get("has_spoiler")))
+        file = attached(media["media"], values, files, media["type"], bool(media.get("has_spoiler")))
         return self._edit(message, values, text=text, entities=entities, html=media.get("caption", ""), file=file)
 
     async def _deleteMessage(self, bot: FakeBot, values: dict[str, Any], _f: dict[str, bytes]) -> Any:
@@ -510,6 +517,9 @@ class FakeTelegram:
         message.file, message.buttons = file, buttons
         self._remember(message)
         return self._raw(message)
+
+    def _act(self, chat: int, who: str, text: str, *, told: bool = False) -> None:
+        self.acts.append(Act(next(self._order), time.time(), chat, who, text, told))
 
     def _keep(self, chat: Chat, message: Message) -> None:
         chat.messages[message.id] = message

@@ -157,15 +157,16 @@ async def read_call(request: web.Request) -> tuple[dict[str, Any], dict[str, byt
     return values, files
 
 
-def attached(named: str, files: dict[str, bytes], kind: str, spoiler: bool) -> File:
-    data = files.get(named.removeprefix("attach://"))
+def attached(named: str, values: dict[str, Any], files: dict[str, bytes], kind: str, spoiler: bool) -> File:
+    part = named.removeprefix("attach://")
+    data = files.get(part)
     if not data:
         raise Refusal(400, "Bad Request: file must be non-empty")
     if len(data) > 50 << 20:
         raise Refusal(413, "Request Entity Too Large")
     if kind == "photo" and len(data) > MAX_PHOTO_BYTES:
         raise Refusal(400, "Bad Request: file is too big for a photo")
-    return File(kind, data, named, spoiler)
+    return File(kind, data, str(values.get(f"name:{part}", part)), spoiler)
 
 
 def buttons_of(markup: dict[str, Any]) -> tuple[tuple[Button, ...], ...]:

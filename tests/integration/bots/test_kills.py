@@ -1,6 +1,7 @@
-"""Bots killed -9 at random moments: each person has each result once, each request is one job, charged once.
+"""Bots killed -9 at random moments: each request has its result once, is one job, and is charged once.
 
-``TESSERA_BOT_KILLS=50`` makes it longer; the seed is printed, and ``TESSERA_BOT_SEED`` repeats it.
+``TESSERA_BOT_KILLS=50`` makes it longer; the seed is printed, and ``TESSERA_BOT_SEED`` repeats it. In the short form a
+killed process's leases are ended by the test, as a minute of waiting would.
 """
 
 from __future__ import annotations
@@ -10,87 +11,100 @@ import os
 import random
 import signal
 import sys
-from collections import Counter
+import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tessera.store.database import connect
-from tests.demo_bots.scene import clean_environment, start_bots
-from tests.fakes.telegram import FakeTelegram
 from tests.integration.api_server import Api
-from tests.integration.bots.world import FAST, Worker, token_of
-from tests.integration.people import service_key
+from tests.integration.bots.crowds import Asked, Crowd, DiscordCrowd, asks_until_known, crowd_of
+from tests.integration.bots.forks import Forks, forks_of
+from tests.integration.bots.world import FAST, Worker
+from tests.integration.people import balanced
 
-KILLS = int(os.environ.get("TESSERA_BOT_KILLS", "3"))
-REQUESTS = max(6, KILLS)
-BOTS = """
-[[bots]]
-id = "telegram-kill"
-platform = "telegram"
-kind = "image"
-title = "Kill"
-token = "env:KILL_TOKEN"
-defaults = { area_px = 1048576 }
-"""
+KILLS = int(os.environ.get("TESSERA_BOT_KILLS", "2"))
+LONG = KILLS > 5
+ENDED_LEASES = "UPDATE {} SET next_try_at = now() WHERE state = 'leased'"
+JOBS = """
+SELECT j.metadata ->> 'request' AS request, count(*) AS jobs, sum(j.charged_mt) AS charged,
+       count(*) FILTER (WHERE j.state = 'completed') AS completed
+  FROM jobs j GROUP BY 1"""
 
 
-@pytest.mark.timeout(1800 if KILLS > 10 else 280)
-async def test_bots_that_are_killed_bring_each_result_exactly_once(api: Api, tmp_path: Path) -> None:
+@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.parametrize("platform", ["telegram", "discord"])
+async def test_bots_that_are_killed_bring_each_result_exactly_once(platform: str, api: Api, tmp_path: Path) -> None:
     seed = int(os.environ.get("TESSERA_BOT_SEED", "0")) or random.randrange(1, 10**6)
-    sys.stdout.write(f"seed {seed}, {KILLS} kills, {REQUESTS} requests\n")
-    chance = random.Random(seed)
-    (tmp_path / "bots.toml").write_text(BOTS)
-    async with FakeTelegram() as telegram:
-        bot = telegram.add_bot(token_of(1), "kill_bot")
-        people = [telegram.add_user(1000 + number, f"Person {number}") for number in range(REQUESTS)]
-        environ = clean_environment() | {
-            "TESSERA_HOME": str(tmp_path),
-            "TESSERA_BOTS": str(tmp_path / "bots.toml"),
-            "TESSERA_URL": api.url,
-            "TESSERA_SERVICE_KEY": await service_key(api),
-            "TESSERA_TELEGRAM_API": telegram.url,
-            "TESSERA_TELEGRAM_HEALTH_PORT": "0",
-            "TESSERA_BOTS_PACE": str(FAST),
-            "KILL_TOKEN": token_of(1),
-        }
-        (tmp_path / "run").mkdir()
-        waiting = list(people)
+    sys.stdout.write(f"\n{platform}: seed {seed}, {KILLS} kills, {KILLS} people\n")
+    chance, began = random.Random(seed), time.monotonic()
+    sql = await connect(api.services.settings.database_url, name="tests")
+    async with (
+        crowd_of(platform, api, tmp_path, FAST) as crowd,
+        forks_of(platform, crowd.environ, tmp_path) as bots,
+    ):
         working = asyncio.create_task(Worker(api).run())
-        process = await start_bots("telegram", environ, tmp_path)
         try:
-            for _ in range(KILLS):
-                calls = len(telegram.calls)
-                await telegram.until(lambda calls=calls: len(telegram.calls) > calls, "the bot is up")
-                for _ in range(max(1, REQUESTS // KILLS)):
-                    if waiting:
-                        person = waiting.pop()
-                        await telegram.say(bot, person, f"a fox for {person.name}")
-                await asyncio.sleep(chance.uniform(0.0, 1.2))
-                process.send_signal(signal.SIGKILL)
-                await process.wait()
-                process = await start_bots("telegram", environ, tmp_path)
-            for person in waiting:
-                await telegram.say(bot, person, f"a fox for {person.name}")
-
-            def all_served() -> bool:
-                return all(telegram.results(person.id) for person in people)
-
-            await telegram.until(all_served, "everybody has a result", timeout_s=240)
+            asked, ended = await ask_and_kill(crowd, bots, sql, chance)
         finally:
-            process.terminate()
-            await process.wait()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-        results = Counter(len(telegram.results(person.id)) for person in people)
-        assert results == {1: REQUESTS}, f"seed {seed}: {results}"
-        orphans = sum(len(telegram.seen(person.id, by_bot=True)) - 1 for person in people)
-        sys.stdout.write(f"{REQUESTS} people, one result each; {orphans} empty status messages were left behind\n")
-    sql = await connect(api.services.settings.database_url, name="tests")
-    rows = await sql.fetch(
-        "SELECT u.name, count(*) AS jobs, count(*) FILTER (WHERE j.state = 'completed') AS completed,"
-        " sum(j.charged_mt) AS charged FROM jobs j JOIN users u ON u.id = j.user_id GROUP BY u.name"
-    )
+        results = {each.words: crowd.results(each) for each in asked}
+        left_over = crowd.left_over()
+    wrong = {words: count for words, count in results.items() if count != 1}
+    assert not wrong, f"seed {seed}: {wrong}"
+    rows = await sql.fetch(JOBS)
+    open_deliveries = await sql.fetchval("SELECT count(*) FROM deliveries WHERE state <> 'delivered'")
     await sql.close()
-    assert len(rows) == REQUESTS
+    assert len(rows) == len(asked), f"seed {seed}: {len(rows)} jobs of {len(asked)} requests"
     assert all((row["jobs"], row["completed"], row["charged"]) == (1, 1, 1000) for row in rows), f"seed {seed}: {rows}"
+    assert open_deliveries == 0
+    await balanced(api)
+    sys.stdout.write(
+        f"{platform}: {KILLS} people, {len(asked)} requests taken, {len(rows)} jobs, {sum(results.values())} results, "
+        f"{ended} interactions ended before their result, {left_over} messages left without a result, "
+        f"{time.monotonic() - began:.0f} s\n"
+    )
+
+
+async def ask_and_kill(
+    crowd: Crowd, bots: Forks, sql: asyncpg.Connection, chance: random.Random
+) -> tuple[list[Asked], int]:
+    """Each person asks while the bot is killed again and again. The requests that became jobs, once all have a result;
+    and how many interactions were ended under way."""
+    asking: list[asyncio.Task[list[Asked]]] = []
+    ended = 0
+    await bots.start()
+    try:
+        await crowd.up()
+        for number in range(KILLS):
+            asking.append(asyncio.create_task(asks_until_known(crowd, number, together=number % 3 == 0)))
+            await asyncio.sleep(chance.uniform(0.0, 1.2))
+            await bots.end(signal.SIGKILL)
+            if isinstance(crowd, DiscordCrowd):
+                ended += crowd.end_some_tokens(lambda: chance.random() < 0.3)
+            if not LONG:
+                for table in ("inbox", "deliveries"):
+                    await sql.execute(ENDED_LEASES.format(table))
+            await bots.start()
+            await crowd.up()
+        tries = [each for tried in await asyncio.gather(*asking) for each in tried]
+
+        async def taken() -> list[Asked]:
+            # What was stored is done, though its person may have been told that nobody responded.
+            prompts = {row["prompt"] for row in await sql.fetch("SELECT metadata ->> 'prompt' AS prompt FROM jobs")}
+            return [each for each in tries if each.words in prompts]
+
+        async with asyncio.timeout(240):
+            while True:
+                open_updates = await sql.fetchval("SELECT count(*) FROM inbox WHERE ended_at IS NULL")
+                asked = await taken()
+                if not open_updates and all(crowd.results(each) for each in asked):
+                    break
+                await asyncio.sleep(0.2)
+        assert {each.number for each in asked} == set(range(KILLS)), "somebody who was answered has no job"
+        return asked, ended
+    finally:
+        for task in asking:
+            task.cancel()

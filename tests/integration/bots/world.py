@@ -25,6 +25,7 @@ from tests.fakes.discord import User as Person
 from tests.fakes.telegram import FakeBot, FakeTelegram, Message, User
 from tests.integration.api_server import Api
 from tests.integration.people import service_key
+from tests.unit import media_files
 
 TELEGRAM_TOKEN = "{}:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw{}"
 WHOLE_TOKENS: dict[str, Any] = {"defaults": {"area_px": 1024 * 1024}}  # so that a picture costs one
@@ -45,6 +46,11 @@ def noise(side_px: int) -> bytes:
     return out.getvalue()
 
 
+def clip() -> bytes:
+    """A clip that opens."""
+    return media_files.clip("mp4")
+
+
 def token_of(number: int) -> str:
     """A token of the right form for the fake Telegram."""
     return TELEGRAM_TOKEN.format(7_000_000 + number, number % 10)
@@ -59,6 +65,7 @@ class Worker:
     made: list[str] = field(default_factory=list)
     outcome: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda job: None
     picture: Callable[[], bytes] = png
+    clip: Callable[[], bytes] = clip
 
     async def run(self) -> None:
         while True:
@@ -81,19 +88,25 @@ class Worker:
         if special is not None:
             await self.api.finish(job_id, attempt, **special)
             return
+        await self.bring(job_id, attempt, job)
+
+    async def bring(self, job_id: str, attempt: int, job: dict[str, Any]) -> None:
+        """The run of a job ends well."""
         count = int(job["input"].get("count") or 1)
         artifacts = []
         for index in range(count):
-            data = self.picture()
+            is_clip = job["kind"] == "video"
+            data = self.clip() if is_clip else self.picture()
             artifacts.append(
                 {
                     "id": str(new_id()),
                     "index": index,
                     "sha256": await self.api.store.put(data),
-                    "media_type": "image/png",
+                    "media_type": "video/mp4" if is_clip else "image/png",
                     "bytes": len(data),
-                    "width": 96,
-                    "height": 64,
+                    "width": 64 if is_clip else 96,
+                    "height": 48 if is_clip else 64,
+                    **({"duration_s": 2.0} if is_clip else {}),
                 }
             )
         await self.api.finish(job_id, attempt, artifacts=artifacts, output={"engine": "fake/1", "preview": True})
@@ -256,8 +269,10 @@ def discord_token(number: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def discord_world(api: Api, folder: Path, kind: str = "image", **config: Any) -> AsyncIterator[DiscordWorld]:
-    """One bot, up, in a server with one channel, and a person who speaks English."""
+async def discord_world(
+    api: Api, folder: Path, kind: str = "image", *, works: bool = True, **config: Any
+) -> AsyncIterator[DiscordWorld]:
+    """One bot, up, in a server with one channel, and a person who speaks English; ``works``: with a worker."""
     async with FakeDiscord() as discord:
         guild = discord.add_guild("Workshop")
         channel = discord.add_channel("pictures", guild)
@@ -267,7 +282,7 @@ async def discord_world(api: Api, folder: Path, kind: str = "image", **config: A
             id="discord-test", platform="discord", kind=kind, title="Test", token="env:D", **(WHOLE_TOKENS | config)
         )
         settings = discord_settings(api, discord, await service_key(api), folder, [made])
-        worker = Worker(api)
+        worker = Worker(api, hold=not works)
         sql = await connect(api.services.settings.database_url, name="tests")
         working = asyncio.create_task(worker.run())
         world = DiscordWorld(api, discord, bot, guild, channel, user, worker, settings, sql)

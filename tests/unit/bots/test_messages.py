@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,30 @@ from fluent.syntax import ast as ftl
 
 from bots.core.commands import commands_of
 from bots.core.messages import DEFAULT, FOLDER, LANGUAGES, Messages, choose, clock, number
+from bots.core.refusals import refusal_view
 from bots.core.status import KNOWN_REASONS
+from tessera.client import ApiError
 
 ROOT = Path(__file__).parents[3] / "bots"
 # Names that the code puts together, each from a closed set.
 COMMANDS = {command.name for kind in ("image", "video") for command in commands_of(kind)}
 OPTIONS = {option.name for kind in ("image", "video") for command in commands_of(kind) for option in command.options}
+# Words that are the same in another language: names, units, and what these languages have taken over.
+SAME_WORDS = frozenset(
+    {
+        "span-minutes",
+        "name-video",
+        "ask-field",
+        "button-original",
+        "done-facts",
+        "settings-ratio",
+        "settings-spoiler",
+        "usage-title",
+        "button-rules-spoiler",
+    }
+)
+# Words of English that stand in no sentence of the other languages.
+ENGLISH_ONLY = frozenset({"the", "and", "your", "with", "this", "that", "nothing", "wait", "you", "from", "of", "is"})
 BUILT = (
     {f"command-{name}" for name in COMMANDS}
     | {f"name-{name}" for name in COMMANDS}
@@ -96,6 +115,45 @@ def test_no_language_lacks_a_message_or_has_one_more(language: str) -> None:
     assert theirs == ours, f"missing: {sorted(ours - theirs)}; superfluous: {sorted(theirs - ours)}"
 
 
+@pytest.mark.parametrize("language", [each for each in LANGUAGES if each != DEFAULT])
+def test_no_english_is_left_in_another_language(language: str) -> None:
+    english, theirs = entries(DEFAULT), entries(language)
+    same = {name for name in english if words_in(theirs[name]) == words_in(english[name]) != []}
+    assert same <= SAME_WORDS, f"in {language} as in English: {sorted(same - SAME_WORDS)}"
+    for name, message in theirs.items():
+        left = ENGLISH_ONLY & {word.lower() for word in words_in(message)}
+        assert not left, f"{name} in {language} says {sorted(left)}"
+
+
+def test_what_the_api_says_in_english_is_told_in_the_persons_words() -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    for language in LANGUAGES:
+        words = Messages().words(language)
+        for error in refusals():
+            shown = refusal_view(error, words, now).text
+            assert "Zebra" not in shown, f"{error.code} in {language}: {shown}"
+
+
+def refusals() -> list[ApiError]:
+    """Each refusal of the API, with a word in it that stands in none of our messages."""
+    errors: list[ApiError] = []
+    for code, status in (("invalid_input", 422), ("payload_too_large", 413), ("forbidden", 403), ("conflict", 409)):
+        errors.append(ApiError(message="Zebra.", status=status, code=code))
+    for code, status in (("quota_exhausted", 402), ("rate_limited", 429), ("content_blocked", 422), ("gone", 410)):
+        errors.append(ApiError(message="Zebra.", status=status, code=code))
+    for field in ("input.duration_s", "input.width", "input.prompt", "input.fps"):
+        problems = [{"field": field, "message": "Zebra must be at most 4"}]
+        errors.append(ApiError(message="Zebra.", status=422, code="invalid_input", details={"errors": problems}))
+    return errors
+
+
+def words_in(message: ftl.Message) -> list[str]:
+    """The words of a message, without what is put in, options (--ar), commands (/rules) and addresses."""
+    texts = [str(node.value) for node in _walk(message) if isinstance(node, ftl.TextElement)]
+    plain = re.sub(r"--\w+( \w+)?|/\w+", " ", " ".join(texts))
+    return re.findall(r"[^\W\d_]{2,}", plain)
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_message_takes_the_values_that_the_code_gives(language: str) -> None:
     english = entries(DEFAULT)
@@ -138,8 +196,6 @@ def test_russian_counts_as_russians_do() -> None:
 
 
 def test_numbers_and_times_are_written_for_people() -> None:
-    from datetime import UTC, datetime, timedelta
-
     now = datetime(2030, 1, 1, 12, 0, 30, tzinfo=UTC)
     assert clock(now + timedelta(hours=3, minutes=4, seconds=1), now) == "3:05"
     assert clock(now - timedelta(seconds=1), now) == "0:00"
