@@ -106,6 +106,7 @@ WRONG_RULES: list[tuple[dict[str, Any], str]] = [
     ({"text": "x", "action": "explode"}, "action"),
     ({"text": "x"}, "action"),
     ({"text": "(", "action": "block", "match": "pattern"}, "text"),
+    ({"text": "x*", "action": "block", "match": "pattern"}, "text"),  # it would find every prompt
     ({"text": "x", "action": "block", "match": "sound"}, "match"),
     ({"text": "x", "action": "block", "kinds": ["smell"]}, "kinds"),
     ({"text": "x", "action": "block", "kinds": [{}]}, "kinds"),
