@@ -112,7 +112,8 @@ async def following(engine: Engine, job: EngineJob, attempt: int = 1) -> AsyncIt
             await asyncio.gather(follower.task, return_exceptions=True)
 
 
-async def _ready(harness: Harness, job: EngineJob | None = None) -> Engine:
+async def ready(harness: Harness, job: EngineJob | None = None) -> Engine:
+    """An engine with the model of this job loaded."""
     engine = harness.engine()
     if harness.models_are_loaded_first:
         await engine.ensure((job or harness.quick()).model)
@@ -134,8 +135,8 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.03)
 
 
-async def _idle(engine: Engine) -> None:
-    """The slot comes back."""
+async def idle(engine: Engine) -> None:
+    """Wait until every slot has come back."""
 
     async def is_idle() -> bool:
         return (await engine.capacity()).running == 0
@@ -149,7 +150,7 @@ async def _fails(engine: Engine, job: EngineJob, *expected: type[TesseraError], 
     except TesseraError as error:
         assert isinstance(error, expected), f"{type(error).__name__}: {error.message}"
         assert error.message.endswith((".", "!", "?")), f"not a sentence for a person: {error.message!r}"
-        await _idle(engine)
+        await idle(engine)
         return error
     raise AssertionError(f"the run ended with {events[-1:]} and should have failed")
 
@@ -160,7 +161,7 @@ async def _fails(engine: Engine, job: EngineJob, *expected: type[TesseraError], 
 @case
 async def progress_is_monotonic_and_ends_with_one_done(harness: Harness) -> None:
     job = harness.quick()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     health, models = await engine.probe(), await engine.models()
     assert health.ok and health.version, health
     assert job.model in models.available
@@ -168,26 +169,26 @@ async def progress_is_monotonic_and_ends_with_one_done(harness: Harness) -> None
     assert any(isinstance(event, Progress) for event in events)
     done = events[-1]
     assert isinstance(done, Done) and done.output.get("engine")
-    await _idle(engine)
+    await idle(engine)
 
 
 @case
 async def cancel_before_the_run_begins(harness: Harness) -> None:
     job = harness.slow()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     run = engine.run(job, 1)
     assert await engine.reconcile(job.id, 1) is RunState.PENDING
     assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
     assert [event async for event in run] == []
     assert await engine.reconcile(job.id, 1) is RunState.CANCELLED
     assert not await harness.submissions(job, 1)
-    await _idle(engine)
+    await idle(engine)
 
 
 @case
 async def cancel_during_the_run(harness: Harness) -> None:
     job = harness.slow()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     async with following(engine, job) as run:
         await run.begun()
         asked = time.monotonic()
@@ -197,14 +198,14 @@ async def cancel_during_the_run(harness: Harness) -> None:
         assert run.error is None and not run.done, run.error
         assert await engine.reconcile(job.id, 1) is RunState.CANCELLED
         assert await engine.cancel(job.id, 1) is CancelState.CANCELLED
-    await _idle(engine)
+    await idle(engine)
     await _completes(engine, harness.quick())
 
 
 @case
 async def cancel_after_the_run_and_of_an_unknown_one(harness: Harness) -> None:
     job = harness.quick()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     await _completes(engine, job, attempt=2)
     assert await engine.cancel(job.id, 2) is CancelState.FINISHED
     assert await engine.reconcile(job.id, 2) is RunState.DONE
@@ -216,7 +217,7 @@ async def cancel_after_the_run_and_of_an_unknown_one(harness: Harness) -> None:
 @case
 async def the_same_id_twice_runs_once(harness: Harness) -> None:
     job = harness.quick()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     first = await _completes(engine, job)
     try:
         engine.run(job, 1)
@@ -235,14 +236,14 @@ async def the_same_id_twice_runs_once(harness: Harness) -> None:
 @case
 async def the_server_is_killed_in_the_middle(harness: Harness) -> None:
     job = harness.slow()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     async with following(engine, job) as run:
         await run.begun()
         await harness.kill()
         await run.ended()
         assert isinstance(run.error, EngineError) and run.error.retryable, run.error
         assert not run.done
-    await _idle(engine)
+    await idle(engine)
     if not (await engine.probe()).ok:
         waiting = await _fails(engine, harness.quick(), Busy, Lost, EngineError)
         assert waiting.retryable
@@ -257,7 +258,7 @@ async def the_server_is_killed_in_the_middle(harness: Harness) -> None:
 @case
 async def the_server_is_restarted_under_a_run(harness: Harness) -> None:
     job = harness.slow()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     async with following(engine, job) as run:
         await run.begun()
         await harness.kill()
@@ -265,7 +266,7 @@ async def the_server_is_restarted_under_a_run(harness: Harness) -> None:
         await run.ended()
         assert isinstance(run.error, EngineError) and run.error.retryable, run.error
         assert not run.done
-    await _idle(engine)
+    await idle(engine)
     await _healthy(engine)
     if harness.models_are_loaded_first:
         await engine.ensure(job.model)
@@ -275,7 +276,7 @@ async def the_server_is_restarted_under_a_run(harness: Harness) -> None:
 
 @case
 async def the_server_is_restarted_between_runs(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     await _completes(engine, harness.quick())
     await harness.kill()
     await harness.start()
@@ -287,7 +288,7 @@ async def the_server_is_restarted_between_runs(harness: Harness) -> None:
 
 @case
 async def a_slow_server_is_waited_for(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     await harness.delay_answers(0.3)
     await _completes(engine, harness.quick())
     slow = harness.slow()
@@ -300,7 +301,7 @@ async def a_slow_server_is_waited_for(harness: Harness) -> None:
 
 @case
 async def garbage_answers_never_end_as_done(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     await harness.answer_garbage(True)
     await _fails(engine, harness.quick(), EngineError)
     assert not (await engine.probe()).ok
@@ -315,14 +316,14 @@ async def garbage_answers_never_end_as_done(harness: Harness) -> None:
         await asyncio.sleep(0.2)
         assert not run.done
         assert run.error is None or isinstance(run.error, EngineError)
-    await _idle(engine)
+    await idle(engine)
     await _completes(engine, harness.quick())
 
 
 @case
 async def a_broken_connection_ends_no_other_run(harness: Harness) -> None:
     job = harness.slow()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     async with following(engine, job) as run:
         await run.begun()
         await harness.break_connections()
@@ -338,13 +339,13 @@ async def a_broken_connection_ends_no_other_run(harness: Harness) -> None:
             await run.ended()
             assert not run.done
             assert isinstance(run.error, EngineError) and run.error.retryable, run.error
-    await _idle(engine)
+    await idle(engine)
     await _completes(engine, harness.quick())
 
 
 @case
 async def out_of_memory_is_told_as_that(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     await harness.run_out_of_memory_once()
     job = harness.quick()
     await _fails(engine, job, OutOfMemory)
@@ -357,7 +358,7 @@ async def out_of_memory_is_told_as_that(harness: Harness) -> None:
 
 @case
 async def a_missing_model_is_told_by_its_name(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     try:
         await engine.ensure("no-such-model")
     except ModelMissing:
@@ -374,7 +375,7 @@ async def a_missing_model_is_told_by_its_name(harness: Harness) -> None:
 @case
 async def an_input_that_cannot_work_is_refused(harness: Harness) -> None:
     job = harness.bad()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     await _fails(engine, job, InvalidInput)
     assert await engine.reconcile(job.id, 1) is RunState.FAILED
     await _completes(engine, harness.quick())
@@ -382,7 +383,7 @@ async def an_input_that_cannot_work_is_refused(harness: Harness) -> None:
 
 @case
 async def an_oversized_output_is_refused(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     await harness.deliver_too_much_once()
     await _fails(engine, harness.quick(), BadOutput)
 
@@ -390,7 +391,7 @@ async def an_oversized_output_is_refused(harness: Harness) -> None:
 @case
 async def more_runs_than_slots_are_told_to_wait(harness: Harness) -> None:
     first = harness.slow()
-    engine = await _ready(harness, first)
+    engine = await ready(harness, first)
     async with contextlib.AsyncExitStack() as stack:
         runs = [await stack.enter_async_context(following(engine, first))]
         for _ in range(harness.slots - 1):
@@ -407,12 +408,12 @@ async def more_runs_than_slots_are_told_to_wait(harness: Harness) -> None:
             raise AssertionError("one run more than there are slots was taken")
         assert not await harness.submissions(beyond, 1)
         assert all(not run.task.done() for run in runs), "the run beyond the slots disturbed another"
-    await _idle(engine)
+    await idle(engine)
 
 
 @case
 async def reconcile_tells_each_state(harness: Harness) -> None:
-    engine = await _ready(harness)
+    engine = await ready(harness)
     quick, slow = harness.quick(), harness.slow()
     assert await engine.reconcile(quick.id, 1) is RunState.LOST
     pending = engine.run(quick, 1)
@@ -447,7 +448,7 @@ async def reconcile_tells_each_state(harness: Harness) -> None:
 @case
 async def a_lost_process_leaves_its_run_to_the_next_one(harness: Harness) -> None:
     job = harness.slow()
-    first = await _ready(harness, job)
+    first = await ready(harness, job)
     run = first.run(job, 1)
     await anext(run)
     while await first.reconcile(job.id, 1) is not RunState.RUNNING:
@@ -470,7 +471,7 @@ async def a_lost_process_leaves_its_run_to_the_next_one(harness: Harness) -> Non
 @case
 async def memory_is_given_back_but_never_under_a_run(harness: Harness) -> None:
     job = harness.heavy()
-    engine = await _ready(harness, job)
+    engine = await ready(harness, job)
     await engine.ensure(job.model)
     assert job.model in (await engine.models()).resident
     async with following(engine, job) as run:
@@ -484,7 +485,7 @@ async def memory_is_given_back_but_never_under_a_run(harness: Harness) -> None:
             assert not harness.models_are_loaded_first
         assert job.model in (await engine.models()).resident
         assert not run.task.done()
-    await _idle(engine)
+    await idle(engine)
     await engine.release([job.model])
     await engine.release()
     await engine.ensure(job.model)

@@ -61,6 +61,10 @@ class Harness(abc.ABC):
     def slow(self) -> EngineJob:
         """A new job that goes on for at least 30 s unless it is cancelled, and soon tells progress."""
 
+    def small(self) -> EngineJob:
+        """A new job of the kind of which the engine takes several in one call, where it does."""
+        return self.quick()
+
     def heavy(self) -> EngineJob:
         """A slow job whose model has to be loaded, where an engine knows that."""
         return self.slow()

@@ -1,4 +1,4 @@
-"""The noop engine over its backend in a folder: what shows that the cases themselves can be passed."""
+"""The noop engine, over its backend in a folder and in batches: what shows that the cases can be passed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tessera.engine import Engine, EngineJob, backend_id
 from tests.conformance.harness import Harness, HarnessKind, HarnessMaker
 from tests.conformance.test_preview import job
 
+NO_BACKEND = "its runs are its own: there is nothing beside it to be killed"
 NO_SERVER = "a folder is its server: it answers at once, or not at all"
 
 
 class NoopHarness(Harness):
-    """Two slots, no weights."""
+    """Three slots, three jobs in a call, no weights."""
 
     name = "noop"
     kind = HarnessKind.LIBRARY
-    slots = 2
+    slots = 3
     without: ClassVar[Mapping[str, str]] = {
         "a slow server is waited for": NO_SERVER,
         "garbage answers never end as done": NO_SERVER,
@@ -39,7 +40,7 @@ class NoopHarness(Harness):
         shutil.rmtree(self._folder)
 
     def engine(self) -> Engine:
-        return NoopEngine(slots=self.slots, backend=NoopBackend(self._folder))
+        return NoopEngine(slots=self.slots, backend=NoopBackend(self._folder), batch_max=3)
 
     def quick(self) -> EngineJob:
         return self._asked("sleep 0.25")
@@ -64,6 +65,28 @@ class NoopHarness(Harness):
         return job("text", model="noop", prompt=prompt, **more)
 
 
+class NoopBatchHarness(NoopHarness):
+    """The same as one that takes four jobs in a call, without a backend: its runs end with it."""
+
+    name = "noop, in batches"
+    slots = 4
+    without: ClassVar[Mapping[str, str]] = {
+        **NoopHarness.without,
+        "the server is killed in the middle": NO_BACKEND,
+        "the server is restarted under a run": NO_BACKEND,
+        "the server is restarted between runs": NO_BACKEND,
+    }
+
+    def engine(self) -> Engine:
+        return NoopEngine(slots=self.slots, batch_max=self.slots)
+
+    def small(self) -> EngineJob:
+        return self._asked("go")
+
+    async def submissions(self, job: EngineJob, attempt: int) -> int | None:
+        return None
+
+
 def harnesses(environ: Mapping[str, str]) -> list[HarnessMaker]:
     """The noop engine needs no server."""
-    return [NoopHarness]
+    return [NoopHarness, NoopBatchHarness]

@@ -1,4 +1,5 @@
-"""Which engines there are to be held against the rules: the modules ``harness_<engine>.py`` of this folder."""
+"""What there is to be held against what: the engines, modules ``harness_<engine>.py`` of this folder, and the cases,
+modules ``*cases.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +7,15 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.conformance.cases import CASES, Case
 from tests.conformance.harness import HarnessMaker
+
+
+def cases() -> list[Case]:
+    """The rows of the table, those of ``cases.py`` first. A module adds its own when it is imported."""
+    for file in sorted(Path(__file__).parent.glob("*_cases.py")):
+        importlib.import_module(f"tests.conformance.{file.stem}")
+    return CASES
 
 
 def harness_makers(environ: Mapping[str, str]) -> list[HarnessMaker]:
