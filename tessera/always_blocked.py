@@ -276,7 +276,8 @@ def _any_of(terms: Iterable[str]) -> Any:
     return re2.compile(rf"\b(?:{_bones(terms)})\b")
 
 
-_SEXUAL_TERMS = _any_of([*_SEXUAL, *_SEXUAL_PHRASES])
+_SEXUAL_BONES = _bones([*_SEXUAL, *_SEXUAL_PHRASES])
+_SEXUAL_TERMS = re2.compile(rf"\b(?:{_SEXUAL_BONES})\b")
 _MINOR_TERMS = _any_of([*_MINOR, *_MINOR_PHRASES])
 _INNOCENT_TERMS = _any_of(_INNOCENT)
 # Written as one word, as spaced letters and hashtags are.
@@ -287,7 +288,10 @@ _JOINED_MINOR = _bones(
     )
 )
 _JOINED = rf"(?:{_JOINED_SEXUAL})(?:{_JOINED_MINOR})|(?:{_JOINED_MINOR})(?:{_JOINED_SEXUAL})"
-_ALWAYS_TERMS = re2.compile(rf"\b(?:{_bones(_ALWAYS)}|{_JOINED})\b")
+_ALWAYS_BONES = f"{_bones(_ALWAYS)}|{_JOINED}"
+_ALWAYS_TERMS = re2.compile(rf"\b(?:{_ALWAYS_BONES})\b")
+# Either, in one look: nearly every prompt has neither.
+_SUSPICIOUS_TERMS = re2.compile(rf"\b(?:{_SEXUAL_BONES}|{_ALWAYS_BONES})\b")
 _UNDRESSING_TERMS = re.compile("|".join(rf"\b(?:{term})\b" for term in _UNDRESSING))
 _ELSEWHERE = tuple(plain(term) for term in _ALWAYS_ELSEWHERE)
 
@@ -322,7 +326,7 @@ def _look(reading: str, *, prose: bool) -> Category | None:
         return Category.SEXUAL_MINORS
     if not prose and _UNDRESSING_TERMS.search(words) is not None:
         return Category.NONCONSENSUAL_INTIMATE
-    if _SEXUAL_TERMS.search(bones) is None and _ALWAYS_TERMS.search(bones) is None:
+    if _SUSPICIOUS_TERMS.search(bones) is None:
         return None
     if prose:
         reading = _FORBIDS.sub(lambda match: match[0] if _TURNED_ROUND.search(match[0]) else " ", reading)

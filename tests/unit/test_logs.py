@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from tessera.logs import _hide_secrets
+import pytest
+import structlog
+
+from tessera.logs import _line
 
 TELEGRAM = "110201543:" + "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
 DISCORD = "x" * 24 + ".GhIjKl." + "y" * 38
@@ -25,7 +28,31 @@ DISCORD = "x" * 24 + ".GhIjKl." + "y" * 38
     ],
 )
 def test_secrets_are_cut_out_of_every_line(line: str, left: str) -> None:
-    assert _hide_secrets(None, "info", {"event": line}) == {"event": left}
+    shown = json.loads(_line(None, "info", {"event": "said", "part": "test", "text": line, "status": 202}))
+    assert shown.pop("timestamp").endswith("Z")
+    assert shown == {"event": "said", "part": "test", "text": left, "status": 202, "level": "info"}
+
+
+def test_a_secret_does_not_hide_by_what_stands_beside_it() -> None:
+    """Texts are looked through together: the end of one must not join the beginning of the next."""
+    event = {"event": "ab", "key": "tsr_0123abcd_" + "s" * 43, "host": "cd", "address": "redis://ada:secret@h/"}
+    shown = json.loads(_line(None, "warning", event))
+    assert shown["key"] == "[hidden]" and shown["address"] == "redis://[hidden]@h/"
+    assert (shown["event"], shown["host"], shown["level"]) == ("ab", "cd", "warning")
+
+
+def test_what_is_bound_is_told_and_the_secret_of_a_client_is_not() -> None:
+    with structlog.contextvars.bound_contextvars(request_id="tsr_0123abcd_" + "s" * 43):
+        assert json.loads(_line(None, "info", {"event": "request"}))["request_id"] == "[hidden]"
+
+
+def test_an_exception_is_told_without_the_secrets_in_its_message() -> None:
+    try:
+        raise OSError("postgresql://ada:secret@127.0.0.1/x refused")
+    except OSError:
+        shown = json.loads(_line(None, "error", {"event": "failed", "exc_info": True}))
+    assert "OSError" in shown["exception"] and ":secret@" not in shown["exception"]
+    assert "exc_info" not in shown
 
 
 @pytest.mark.parametrize(
@@ -39,4 +66,4 @@ def test_secrets_are_cut_out_of_every_line(line: str, left: str) -> None:
     ],
 )
 def test_what_is_no_secret_stays(line: str) -> None:
-    assert _hide_secrets(None, "info", {"event": line}) == {"event": line}
+    assert json.loads(_line(None, "info", {"event": "said", "text": line}))["text"] == line

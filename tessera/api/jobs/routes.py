@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from tessera.api.jobs.admitting import admit
 from tessera.api.jobs.answers import admitted_answer, answer, artifact_answer, job_answer, job_urls, page
 from tessera.api.jobs.filters import MAX_TEXT_CHARS, METADATA_PARAMETER, SCANNED, read_filter
 from tessera.api.jobs.submissions import prepare, read_idempotency_key, read_submission, refuse, wanted_again
+from tessera.api.plain_route import PlainRoute
 from tessera.api.schemas import base as schemas
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
@@ -36,21 +36,6 @@ PLACES_TIMEOUT_S = 0.5
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
-@router.post(
-    "/v1/jobs",
-    status_code=202,
-    response_model=None,
-    summary="Submit a job",
-    responses={
-        200: {"model": schemas.Job, "description": "It ended within `Prefer: wait=N`."},
-        202: {"model": schemas.Job, "description": "Accepted: durable, and its tokens held."},
-        **schemas.problems(400, 401, 402, 403, 413, 422, 429, 503),
-    },
-    openapi_extra={
-        "requestBody": schemas.SUBMISSION_BODY,
-        "parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER],
-    },
-)
 async def submit(request: Request) -> Response:
     """Hold the price, queue the job and answer at once; follow it at `urls.events`.
 
@@ -66,8 +51,36 @@ async def submit(request: Request) -> Response:
     context = context_of(request)
     webhook = read_webhook(wanted.body, services.outbound)
     delivery = read_delivery(wanted.body, caller)
-    submission = await prepare(services, caller, wanted, idempotency_key=key, request_id=context.request_id)
-    return await _submit(api, request, caller, replace(submission, webhook=webhook, delivery=delivery))
+    submission = await prepare(
+        services,
+        caller,
+        wanted,
+        idempotency_key=key,
+        request_id=context.request_id,
+        webhook=webhook,
+        delivery=delivery,
+    )
+    return await _submit(api, request, caller, submission)
+
+
+router.add_api_route(
+    "/v1/jobs",
+    submit,
+    methods=["POST"],
+    route_class_override=PlainRoute,
+    status_code=202,
+    response_model=None,
+    summary="Submit a job",
+    responses={
+        200: {"model": schemas.Job, "description": "It ended within `Prefer: wait=N`."},
+        202: {"model": schemas.Job, "description": "Accepted: durable, and its tokens held."},
+        **schemas.problems(400, 401, 402, 403, 413, 422, 429, 503),
+    },
+    openapi_extra={
+        "requestBody": schemas.SUBMISSION_BODY,
+        "parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER],
+    },
+)
 
 
 async def _submit(api: Api, request: Request, caller: Caller, submission: Submission) -> Response:
@@ -233,9 +246,15 @@ async def retry(request: Request, job_id: str) -> Response:
             job_id=row["id"],
         )
     submission = await prepare(
-        services, caller, wanted_again(row), idempotency_key=key, request_id=context_of(request).request_id
+        services,
+        caller,
+        wanted_again(row),
+        idempotency_key=key,
+        request_id=context_of(request).request_id,
+        webhook=row["webhook"],
+        retried_from=row["id"],
     )
-    return await _submit(api, request, caller, replace(submission, retried_from=row["id"], webhook=row["webhook"]))
+    return await _submit(api, request, caller, submission)
 
 
 @router.get(
