@@ -58,8 +58,8 @@ fmt: venv ## Bring the code into its format
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-bench: venv ## Measure a platform of its own beside its peers, in about 10 minutes (docs/benchmarks.md)
-	@$(BIN)/python -m benchmarks
+bench: venv ## Measure a platform of its own beside its peers, in about 15 minutes (docs/benchmarks.md); BENCH=--quick
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 simulate: venv ## Compare the scheduling policy with its peers' on a virtual clock (docs/simulator.md); SIMULATE=NAME
 	@$(BIN)/tessera simulate --out build/simulate $(SIMULATE)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +18,6 @@ from benchmarks.home import Home
 
 PEERS = Path(__file__).parent / "peers"
 SCHEMA = "bench_procrastinate"
-TASKS = 1500
-CONCURRENCIES = (1, 10, 30, 100)
 INSTALL = ("procrastinate>=3.10", "psycopg[binary,pool]>=3.2", "uvloop>=0.21")
 
 
@@ -46,19 +45,35 @@ async def commits(dsn: str, connections: int, seconds: float = 2.0) -> float:
     return rate
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How procrastinate is run: so many worker processes, each with so many tasks at a time."""
+
+    processes: int
+    concurrency: int
+
+    @property
+    def words(self) -> str:
+        return f"{self.processes} worker{'s' * (self.processes > 1)} of concurrency {self.concurrency}"
+
+
+SETTINGS = (Setting(1, 1), Setting(1, 10), Setting(1, 30), Setting(1, 100), Setting(2, 10), Setting(2, 30))
+
+
 class Procrastinate:
     """Its latest version in a virtual environment of its own, on the platform's Postgres, in a schema of its own."""
 
-    def __init__(self, home: Home, folder: Path) -> None:
+    def __init__(self, home: Home, folder: Path, tasks: int) -> None:
         self._python = folder / "bin" / "python"
         self._folder = folder
         self._dsn = home.settings.database_url
+        self._tasks = tasks
         self.version = ""
-        self.best = 0
-        self.tried: dict[int, float] = {}
+        self.best: Setting | None = None
+        self.tried: dict[Setting, float] = {}
 
-    async def setup(self) -> None:
-        """Install, make its tables, find its best concurrency. Raises CalledProcessError where it cannot be had."""
+    async def setup(self) -> Setting:
+        """Install, make its tables, find its best setting. Raises CalledProcessError where it cannot be had."""
         if not self._python.exists():
             await asyncio.to_thread(self._install)
         sql = await asyncpg.connect(self._dsn)
@@ -66,27 +81,29 @@ class Procrastinate:
         await sql.execute(f"CREATE SCHEMA {SCHEMA}")
         await sql.close()
         self.version = str((await self._call("setup"))["version"])
-        for concurrency in CONCURRENCIES:
-            self.tried[concurrency] = (await self.drain(concurrency))["drained_per_s"]
+        for setting in SETTINGS:
+            self.tried[setting] = await self.drained_per_s(setting)
         self.best = max(self.tried, key=lambda each: self.tried[each])
+        return self.best
 
     def _install(self) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(self._folder)], check=True, stdout=sys.stderr)
         pip = [str(self._python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *INSTALL], check=True, stdout=sys.stderr)
 
-    async def drain(self, concurrency: int) -> dict[str, Any]:
-        """Defer and drain: both per second."""
-        return await self._call("drain", str(TASKS), str(concurrency))
+    async def drained_per_s(self, setting: Setting) -> float:
+        """Defer, then drain; the tasks drained in a second."""
+        found = await self._call("drain", *map(str, (self._tasks, setting.concurrency, setting.processes)))
+        return float(found["drained_per_s"])
 
     async def _call(self, *arguments: str) -> dict[str, Any]:
         dsn = self._dsn + ("&" if "?" in self._dsn else "?") + "options=" + quote(f"-c search_path={SCHEMA}")
         return await answer_of([str(self._python), str(PEERS / "procrastinate_noop.py"), dsn, *arguments], None)
 
 
-async def handle_calls(home: Home, calls: int = 600, concurrencies: tuple[int, ...] = (1, 16, 64)) -> dict[str, float]:
-    """Calls per second of Serve's bare handle, by concurrency."""
-    command = [sys.executable, str(PEERS / "serve_handle.py"), str(calls), *map(str, concurrencies)]
+async def handle_calls(home: Home, calls: int, rounds: int) -> dict[str, list[float]]:
+    """Calls per second of Serve's bare handle, by how many are under way at a time; as many values as rounds."""
+    command = [sys.executable, str(PEERS / "serve_handle.py"), str(rounds), str(calls), *map(str, (1, 16, 64))]
     return await answer_of(command, home.driver_environment())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,9 +87,7 @@ class Reached:
     ms: Sequence[float]
 
 
-async def to_the_engine(
-    url: str, sql: asyncpg.Connection, user: User, *, per_second: float, seconds: float = 10.0
-) -> Reached:
+async def to_the_engine(url: str, sql: asyncpg.Connection, user: User, *, per_second: float, seconds: float) -> Reached:
     """Jobs at random times, so many a second on the mean, whatever becomes of them; from each one's request on."""
     sent: dict[str, float] = {}
     async with session(url, user.key, 256) as client:
@@ -119,27 +116,39 @@ async def to_the_engine(
     return Reached(per_second, sorted(1000 * (float(row["output"]["text"]) - ids[row["id"]]) for row in rows))
 
 
-async def event_streams(url: str, user: User, streams: int = 1000) -> tuple[int, Sequence[float]]:
-    """Open streams and the delays of their next durable event, from its commit's time to its arrival; sorted ms."""
+@dataclass(frozen=True)
+class Streams:
+    """So many open streams, and the milliseconds from each one's event to its arrival."""
+
+    opened: int
+    ms: Sequence[float]
+
+
+async def event_streams(url: str, users: Sequence[User], streams: int) -> Streams:
+    """Open streams and the delays of their next durable event, from its time to its arrival.
+
+    The users share them: one user may have 128 on a replica. Raises RuntimeError for a refused one.
+    """
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     delays: list[float] = []
-    headers = {"Authorization": f"Bearer {user.key}"}
     timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(
-        url, connector=aiohttp.TCPConnector(limit=0), headers=headers, timeout=timeout
-    ) as client:
-        jobs: list[str] = []
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as client:
+        jobs: list[tuple[str, dict[str, str]]] = []
         gate = asyncio.Semaphore(32)
 
-        async def submit() -> None:
-            async with gate, client.post("/v1/jobs", json={**body(), "not_before": later}) as answer:
-                jobs.append((await answer.json())["id"])
+        async def submit(headers: dict[str, str]) -> None:
+            wanted = {**body(), "not_before": later}
+            async with gate, client.post("/v1/jobs", json=wanted, headers=headers) as answer:
+                jobs.append(((await answer.json())["id"], headers))
 
-        await asyncio.gather(*(submit() for _ in range(streams)))
+        keys = cycle([{"Authorization": f"Bearer {user.key}"} for user in users])
+        await asyncio.gather(*(submit(next(keys)) for _ in range(streams)))
         opened = asyncio.Semaphore(0)
 
-        async def follow(job: str) -> None:
-            async with client.get(f"/v1/jobs/{job}/events") as answer:
+        async def follow(job: str, headers: dict[str, str]) -> None:
+            async with client.get(f"/v1/jobs/{job}/events", headers=headers) as answer:
+                if answer.status != 200:
+                    raise RuntimeError(f"a stream was answered with {answer.status}: {(await answer.text())[:100]}")
                 kind = ""
                 async for line in answer.content:
                     if line.startswith(b"event: "):
@@ -152,17 +161,30 @@ async def event_streams(url: str, user: User, streams: int = 1000) -> tuple[int,
                         return
 
         async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(follow(job))
+            for job, headers in jobs:
+                group.create_task(follow(job, headers))
             async with asyncio.timeout(60):
                 for _ in jobs:
                     await opened.acquire()
-            for n, job in enumerate(jobs):
-                async with client.post(f"/v1/jobs/{job}/cancel") as answer:
+            for n, (job, headers) in enumerate(jobs):
+                async with client.post(f"/v1/jobs/{job}/cancel", headers=headers) as answer:
                     await answer.read()
                 if n % 10 == 9:
                     await asyncio.sleep(0.05)  # 200 events a second and fewer: delivery, not saturation
-    return len(jobs), sorted(delays)
+    return Streams(len(jobs), sorted(delays))
+
+
+async def one_at_a_time(url: str, user: User, jobs: int) -> Load:
+    """Submit until completed of single jobs on an idle platform, by ``Prefer: wait``."""
+    async with session(url, user.key, 1) as client:
+
+        async def one() -> int:
+            async with client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}) as answer:
+                job = await answer.json()
+                return 200 if job.get("state") == "completed" else answer.status
+
+        await run_load(1, 5, one, expect=200)
+        return await run_load(1, jobs, one, expect=200)
 
 
 async def recovery(home: Home, user: User, part: str) -> float:
@@ -184,8 +206,3 @@ async def recovery(home: Home, user: User, part: str) -> float:
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The value below which this share of the ordered ones lie."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median with the least and the most."""
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"

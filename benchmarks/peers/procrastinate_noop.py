@@ -1,9 +1,10 @@
 """procrastinate on the same Postgres: defer no-op tasks, then drain them. Run by a Python that has procrastinate.
 
     python procrastinate_noop.py DSN setup
-    python procrastinate_noop.py DSN drain TASKS CONCURRENCY
+    python procrastinate_noop.py DSN drain TASKS CONCURRENCY PROCESSES
 
-The answer is one line of JSON. Its tables are in the schema that the DSN's search_path names.
+The answer is one line of JSON. Its tables are in the schema that the DSN's search_path names. Worker processes are
+started, connected and ready before the clock is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -21,35 +23,89 @@ from procrastinate import App, PsycopgConnector
 CHUNK = 500
 
 
-async def work(dsn: str, command: str, tasks: int, concurrency: int) -> dict[str, object]:
-    """Set up, or defer and drain; seconds and tasks per second."""
+def make_app(dsn: str, concurrency: int) -> App:
+    """An app with the one task."""
     app = App(connector=PsycopgConnector(conninfo=dsn, min_size=2, max_size=max(4, min(20, concurrency))))
 
     @app.task(name="nothing")
     async def nothing() -> None:
         """As little as the no-op engine does."""
 
+    return app
+
+
+async def setup(dsn: str) -> dict[str, object]:
+    """Make the tables."""
+    app = make_app(dsn, 1)
     async with app.open_async():
-        if command == "setup":
-            await app.schema_manager.apply_schema_async()
-            return {"version": version("procrastinate")}
-        began = time.perf_counter()
+        await app.schema_manager.apply_schema_async()
+    return {"version": version("procrastinate")}
+
+
+async def defer(dsn: str, tasks: int) -> None:
+    """Put so many tasks into the queue, a batch at a time."""
+    app = make_app(dsn, 1)
+    async with app.open_async():
         for first in range(0, tasks, CHUNK):
-            await nothing.batch_defer_async(*({} for _ in range(min(CHUNK, tasks - first))))
-        deferred = time.perf_counter()
+            await app.tasks["nothing"].batch_defer_async(*({} for _ in range(min(CHUNK, tasks - first))))
+
+
+async def work(dsn: str, concurrency: int) -> None:
+    """A worker: connect, say so, wait for the word, work until nothing is left."""
+    app = make_app(dsn, concurrency)
+    async with app.open_async():
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
         await app.run_worker_async(
             concurrency=concurrency, wait=False, listen_notify=False, install_signal_handlers=False
         )
-        drained = time.perf_counter()
-        return {
-            "concurrency": concurrency,
-            "deferred_per_s": tasks / (deferred - began),
-            "drained_per_s": tasks / (drained - deferred),
-        }
+        sys.stdout.write(f"{time.monotonic()}\n")  # the end of a process is none of its work
+
+
+def drain(dsn: str, tasks: int, concurrency: int, processes: int) -> dict[str, object]:
+    """Defer and drain; tasks per second."""
+    began = time.perf_counter()
+    asyncio.run(defer(dsn, tasks))
+    deferred_s = time.perf_counter() - began
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, dsn, "work", str(concurrency)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(processes)
+    ]  # fmt: skip
+    for worker in workers:
+        if worker.stdout is None or worker.stdout.readline() != "ready\n":
+            raise RuntimeError("a worker did not start")
+    began = time.monotonic()
+    for worker in workers:
+        if worker.stdin is not None:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+    answers = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError(f"workers ended with {[worker.returncode for worker in workers]}")
+    drained_s = max(map(float, answers)) - began
+    return {"deferred_per_s": tasks / deferred_s, "drained_per_s": tasks / drained_s}
+
+
+def main() -> None:
+    """The command line."""
+    logging.getLogger("procrastinate").setLevel(logging.ERROR)
+    dsn, command, *rest = sys.argv[1:]
+    numbers = [int(each) for each in rest]
+    uvloop.install()
+    match command:
+        case "setup":
+            sys.stdout.write(json.dumps(asyncio.run(setup(dsn))) + "\n")
+        case "work":
+            asyncio.run(work(dsn, *numbers))
+        case "drain":
+            sys.stdout.write(json.dumps(drain(dsn, *numbers)) + "\n")
+        case unknown:
+            raise SystemExit(f"unknown command {unknown}")
 
 
 if __name__ == "__main__":
-    logging.getLogger("procrastinate").setLevel(logging.ERROR)
-    numbers = [int(each) for each in sys.argv[3:]] or [0, 1]
-    uvloop.install()
-    sys.stdout.write(json.dumps(asyncio.run(work(sys.argv[1], sys.argv[2], *numbers))) + "\n")
+    main()

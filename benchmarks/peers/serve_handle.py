@@ -1,6 +1,7 @@
 """Ray Serve's bare handle call: an async actor calls a deployment that does nothing. Run in a driver's environment.
 
-python serve_handle.py CALLS CONCURRENCY…; the answer is one line of JSON: calls per second by concurrency.
+python serve_handle.py ROUNDS CALLS CONCURRENCY…; the answer is one line of JSON: calls per second of each round by
+concurrency.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ class Caller:
 
 def main() -> None:
     """Deploy, call, take away."""
-    calls, *concurrencies = map(int, sys.argv[1:])
+    rounds, calls, *concurrencies = map(int, sys.argv[1:])
     ray.init(address=os.environ["RAY_ADDRESS"], namespace="tessera", log_to_driver=False)
     serve.run(Nothing.bind(), name=NAME, route_prefix=None)
     try:
         caller = Caller.remote()
         ray.get(caller.measure.remote(200, 16))
-        found = {str(c): ray.get(caller.measure.remote(calls, c)) for c in concurrencies}
+        found: dict[str, list[float]] = {str(c): [] for c in concurrencies}
+        for _ in range(rounds):
+            for c in concurrencies:
+                found[str(c)].append(ray.get(caller.measure.remote(calls, c)))
     finally:
         serve.delete(NAME)
     sys.stdout.write(json.dumps(found) + "\n")
