@@ -13,6 +13,7 @@ from fastapi.routing import iter_route_contexts
 from tessera.api.auth import ON_BEHALF_OF, SCOPES
 from tessera.api.problems import error_codes
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 
 DESCRIPTION = """\
 Six kinds of job (image, video, text, transcription, speech, music), one way for all: submit, follow, fetch.
@@ -47,7 +48,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {})
         components.setdefault("schemas", {}).update(
             {
-                **schemas.input_schemas(),
+                **bodies.input_schemas(),
                 "Problem": schemas.Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
                 "Event": schemas.Event.model_json_schema(ref_template="#/components/schemas/{model}"),
             }

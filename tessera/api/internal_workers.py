@@ -15,6 +15,7 @@ from tessera.api.jobs.answers import answer, page
 from tessera.api.jobs.submissions import read_object, refuse_unknown
 from tessera.api.schemas import admin_jobs as admin_job_schemas
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import api_of
 from tessera.errors import NotFound
 from tessera.ids import Prefix, show
@@ -38,7 +39,7 @@ async def list_workers(request: Request, caller: Service) -> Response:
     response_model=None,
     summary="Drain a worker or a node",
     responses={200: {"model": schemas.DrainAnswer}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.DRAIN_BODY},
+    openapi_extra={"requestBody": bodies.DRAIN_BODY},
 )
 async def drain(request: Request, target: str, caller: Service) -> Response:
     """As `POST /v1/admin/workers/{target}/drain`."""
@@ -61,7 +62,7 @@ async def resume(request: Request, target: str, caller: Service) -> Response:
     response_model=None,
     summary="Pause a kind",
     responses={200: {"model": schemas.PauseAnswer}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.PAUSE_BODY},
+    openapi_extra={"requestBody": bodies.PAUSE_BODY},
 )
 async def pause(request: Request, kind: str, caller: Service) -> Response:
     """As `POST /v1/admin/queue/{kind}/pause`."""

@@ -13,6 +13,7 @@ from tessera.api.auth import Caller, Reader, User
 from tessera.api.jobs.answers import answer, page
 from tessera.api.jobs.submissions import read_object, read_time, refuse, refuse_unknown
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import api_of
 from tessera.errors import Conflict, Forbidden, NotFound
 from tessera.plans import MT_PER_TOKEN, tokens
@@ -32,7 +33,7 @@ MAX_CAP_TOKENS = 1e12
     response_model=None,
     summary="Make an API key",
     responses={201: {"model": schemas.NewKey}, **schemas.problems(400, 401, 403, 409, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.KEY_BODY},
+    openapi_extra={"requestBody": bodies.KEY_BODY},
 )
 async def create_key(request: Request, caller: User) -> Response:
     """`api_key` is in this answer only. Scopes: `jobs` (everything of the user's), `read` (look only), and from an
@@ -100,7 +101,7 @@ async def get_key(request: Request, key_id: str, caller: Reader) -> Response:
     response_model=None,
     summary="Rename an API key",
     responses={200: {"model": schemas.Key}, **schemas.problems(400, 401, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.KEY_NAME_BODY},
+    openapi_extra={"requestBody": bodies.KEY_NAME_BODY},
 )
 async def rename_key(request: Request, key_id: str, caller: User) -> Response:
     """Only the name can change: what a key may do is settled when it is made."""

@@ -15,6 +15,7 @@ from tessera.api.auth import Caller, Operator
 from tessera.api.jobs.answers import answer, page
 from tessera.api.jobs.submissions import read_object, refuse, refuse_unknown
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import api_of
 from tessera.errors import NotFound
 from tessera.ids import Prefix, show
@@ -43,7 +44,7 @@ async def list_pauses(request: Request, caller: Operator) -> Response:
     response_model=None,
     summary="Pause a kind",
     responses={200: {"model": schemas.PauseAnswer}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.PAUSE_BODY},
+    openapi_extra={"requestBody": bodies.PAUSE_BODY},
 )
 async def pause(request: Request, kind: str, caller: Operator) -> Response:
     """No job of the kind starts until the pause is ended. Those that run go on, those that wait keep their place, new

@@ -18,6 +18,7 @@ from tessera.api.jobs.routes import read_cursor
 from tessera.api.jobs.submissions import read_object, refuse, refuse_unknown
 from tessera.api.schemas import admin as admin_schemas
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import api_of
 from tessera.errors import Conflict, NotFound
 from tessera.identities import parse_identity
@@ -41,7 +42,7 @@ MAX_AUDIT_ID = 2**63 - 1
     response_model=None,
     summary="Make a user",
     responses={201: {"model": schemas.NewUser}, **schemas.problems(400, 401, 403, 409, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.USER_BODY},
+    openapi_extra={"requestBody": bodies.USER_BODY},
 )
 async def create_user(request: Request, caller: Operator) -> Response:
     """With a first API key, which is in this answer only."""
@@ -120,7 +121,7 @@ async def get_user(request: Request, user_id: str, caller: Operator) -> Response
     response_model=None,
     summary="Change a user's plan",
     responses={200: {"model": schemas.UserAnswer}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.USER_PLAN_BODY},
+    openapi_extra={"requestBody": bodies.USER_PLAN_BODY},
 )
 async def set_plan(request: Request, user_id: str, caller: Operator) -> Response:
     """Works at once for admission and for the tier of jobs that wait or run, within two seconds for other limits. What
@@ -153,7 +154,7 @@ async def set_plan(request: Request, user_id: str, caller: Operator) -> Response
     response_model=None,
     summary="Grant tokens for today",
     responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": admin_schemas.GRANT_BODY, "parameters": [schemas.IDEMPOTENCY_KEY]},
+    openapi_extra={"requestBody": admin_schemas.GRANT_BODY, "parameters": [bodies.IDEMPOTENCY_KEY]},
 )
 async def grant(request: Request, user_id: str, caller: Operator) -> Response:
     """More room in today's quota; at midnight UTC it is gone. Each request is an entry of its own; with an
@@ -172,7 +173,7 @@ async def grant(request: Request, user_id: str, caller: Operator) -> Response:
     response_model=None,
     summary="Adjust what a user has used",
     responses={201: {"model": admin_schemas.AccountEntry}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": admin_schemas.ADJUST_BODY, "parameters": [schemas.IDEMPOTENCY_KEY]},
+    openapi_extra={"requestBody": admin_schemas.ADJUST_BODY, "parameters": [bodies.IDEMPOTENCY_KEY]},
 )
 async def adjust(request: Request, user_id: str, caller: Operator) -> Response:
     """Corrects the use of a day: `tokens` above 0 charge, below 0 give back. Each request is an entry of its own; with

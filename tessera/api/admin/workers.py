@@ -16,6 +16,7 @@ from tessera.api.auth import Caller, Operator
 from tessera.api.jobs.answers import answer, page
 from tessera.api.jobs.submissions import read_object, refuse, refuse_unknown
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import api_of
 from tessera.config import ClusterConfig, WorkerConfig
 from tessera.errors import NotFound
@@ -50,7 +51,7 @@ async def list_workers(request: Request, caller: Operator) -> Response:
     response_model=None,
     summary="Drain a worker or a node",
     responses={200: {"model": schemas.DrainAnswer}, **schemas.problems(400, 401, 403, 404, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.DRAIN_BODY},
+    openapi_extra={"requestBody": bodies.DRAIN_BODY},
 )
 async def drain(request: Request, target: str, caller: Operator) -> Response:
     """No new jobs for a while: those that run end, those that wait keep their place, and once it is idle its models are

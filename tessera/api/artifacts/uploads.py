@@ -21,6 +21,7 @@ from tessera.api.jobs.submissions import read_object, refuse, refuse_unknown
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.multipart import received_file
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.state import Api, api_of
 from tessera.errors import AddressRefused, InvalidInput, PayloadTooLarge, RateLimited, StorageFull, Unavailable
 from tessera.ids import new_id
@@ -48,7 +49,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
     response_model=None,
     summary="Upload a file",
     responses={201: {"model": schemas.Upload}, **schemas.problems(400, 401, 408, 413, 415, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.UPLOAD_BODY},
+    openapi_extra={"requestBody": bodies.UPLOAD_BODY},
 )
 async def upload(request: Request, caller: User) -> Response:
     """A picture, recording or clip of at most 100 MiB (pictures 30 MiB and 50 million pixels, recordings 6 hours), as

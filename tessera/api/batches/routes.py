@@ -20,6 +20,7 @@ from tessera.api.jobs.submissions import read_idempotency_key, read_metadata, re
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.schemas import base as schemas
 from tessera.api.schemas import batches as batch_schemas
+from tessera.api.schemas import bodies
 from tessera.api.services import Services
 from tessera.api.state import api_of
 from tessera.errors import Conflict, Gone, StorageFull, Unavailable
@@ -49,7 +50,7 @@ _PAUSES = {
         201: {"model": batch_schemas.Batch, "description": "Begun. No line is a job yet, and nothing is held."},
         **schemas.problems(401, 403, 413, 422, 429, 503),
     },
-    openapi_extra={"requestBody": batch_schemas.BATCH_BODY, "parameters": [schemas.IDEMPOTENCY_KEY]},
+    openapi_extra={"requestBody": batch_schemas.BATCH_BODY, "parameters": [bodies.IDEMPOTENCY_KEY]},
 )
 async def begin(request: Request, caller: User) -> Response:
     """At most 50,000 lines and 100 MiB. A line becomes a job, and its price is held, when there is room: at most half

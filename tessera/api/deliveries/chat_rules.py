@@ -13,7 +13,8 @@ from tessera.api.deliveries.fields import MAX_CHAT_CHARS, read_bot
 from tessera.api.jobs.answers import answer
 from tessera.api.jobs.submissions import check_json, read_object, refuse, refuse_unknown
 from tessera.api.schemas import base as schemas
-from tessera.api.schemas.base import _Answer, _body
+from tessera.api.schemas.base import Answer
+from tessera.api.schemas.bodies import body
 from tessera.api.state import api_of
 from tessera.errors import NotFound
 
@@ -25,11 +26,11 @@ _PATH = "/chats/{platform}/{bot}/{chat}/rules"
 _RULES: dict[str, Any] = {"channels": ["1234"], "adult": False, "spoiler": False}
 
 
-class ChatRules(_Answer):
+class ChatRules(Answer):
     rules: dict[str, Any] = Field(description="empty where no admin has set any", examples=[_RULES])
 
 
-RULES_BODY = _body(
+RULES_BODY = body(
     {
         "type": "object",
         "required": ["rules", "changed_by"],

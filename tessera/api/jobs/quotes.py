@@ -12,6 +12,7 @@ from tessera.api.context import context_of
 from tessera.api.jobs.answers import answer
 from tessera.api.jobs.submissions import Priced, Wanted, check_scale, moderate, price, read_submission, submission_of
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.schemas import quotes as quote_schemas
 from tessera.api.services import Services
 from tessera.api.state import api_of
@@ -27,7 +28,7 @@ router = APIRouter(tags=["jobs"])
     response_model=None,
     summary="Price a job",
     responses={200: {"model": quote_schemas.Quote}, **schemas.problems(400, 401, 403, 413, 422, 429, 503)},
-    openapi_extra={"requestBody": schemas.SUBMISSION_BODY},
+    openapi_extra={"requestBody": bodies.SUBMISSION_BODY},
 )
 async def quote(request: Request, caller: User) -> Response:
     """The body of a submission; the answer says what it would cost and whether it would be accepted now.

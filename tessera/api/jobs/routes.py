@@ -21,6 +21,7 @@ from tessera.api.jobs.filters import MAX_TEXT_CHARS, METADATA_PARAMETER, SCANNED
 from tessera.api.jobs.submissions import prepare, read_idempotency_key, read_submission, refuse, wanted_again
 from tessera.api.plain_route import PlainRoute
 from tessera.api.schemas import base as schemas
+from tessera.api.schemas import bodies
 from tessera.api.services import Services
 from tessera.api.state import Api, api_of
 from tessera.errors import Conflict, NotFound
@@ -77,8 +78,8 @@ router.add_api_route(
         **schemas.problems(400, 401, 402, 403, 413, 422, 429, 503),
     },
     openapi_extra={
-        "requestBody": schemas.SUBMISSION_BODY,
-        "parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER],
+        "requestBody": bodies.SUBMISSION_BODY,
+        "parameters": [bodies.IDEMPOTENCY_KEY, bodies.PREFER],
     },
 )
 
@@ -227,7 +228,7 @@ async def cancel(request: Request, job_id: str, caller: User) -> Response:
         202: {"model": schemas.Job, "description": "Accepted: a new job, with its own hold."},
         **schemas.problems(401, 402, 403, 404, 409, 422, 429, 503),
     },
-    openapi_extra={"parameters": [schemas.IDEMPOTENCY_KEY, schemas.PREFER]},
+    openapi_extra={"parameters": [bodies.IDEMPOTENCY_KEY, bodies.PREFER]},
 )
 async def retry(request: Request, job_id: str) -> Response:
     """A new job of the same kind, model, input, metadata and webhook as one that has ended, however it ended;

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tessera.api.openai.bodies import Body
-from tessera.api.schemas.base import IDEMPOTENCY_KEY
+from tessera.api.schemas.bodies import IDEMPOTENCY_KEY
 
 __all__ = ["IDEMPOTENCY_KEY"]
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Tokens, _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, Page, Tokens
+from tessera.api.schemas.bodies import body
 
 
-class AccountEntry(_Answer):
+class AccountEntry(Answer):
     """An operator's entry in the ledger, and the use of its day after it."""
 
     user_id: str
@@ -27,7 +28,7 @@ class AccountEntry(_Answer):
     daily_tokens: Tokens
 
 
-class AuditEntry(_Answer):
+class AuditEntry(Answer):
     id: int
     actor: str = Field(description="an operator, or system", examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     action: str = Field(examples=["set_plan"])
@@ -36,7 +37,7 @@ class AuditEntry(_Answer):
     at: datetime
 
 
-class AuditPage(_Page[AuditEntry]):
+class AuditPage(Page[AuditEntry]):
     pass
 
 
@@ -44,7 +45,7 @@ _ENTRY: dict[str, dict[str, Any]] = {
     "tokens": {"type": "number", "minimum": -1_000_000, "maximum": 1_000_000, "description": "at most 3 decimals"},
     "reason": {"type": "string", "minLength": 1, "maxLength": 200},
 }
-GRANT_BODY = _body(
+GRANT_BODY = body(
     {
         "type": "object",
         "required": ["tokens", "reason"],
@@ -53,7 +54,7 @@ GRANT_BODY = _body(
     },
     {"sorry": {"tokens": 5, "reason": "the video of yesterday came out black"}},
 )
-ADJUST_BODY = _body(
+ADJUST_BODY = body(
     {
         "type": "object",
         "required": ["tokens", "reason"],

@@ -7,11 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import JobError, Tokens, _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, JobError, Page, Tokens
+from tessera.api.schemas.bodies import body
 from tessera.jobs import JobState, Kind, Tier
 
 
-class OperatorJob(_Answer):
+class OperatorJob(Answer):
     """A job without what it says."""
 
     id: str = Field(examples=["job_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -34,17 +35,17 @@ class OperatorJob(_Answer):
     error: JobError | None = None
 
 
-class OperatorJobPage(_Page[OperatorJob]):
+class OperatorJobPage(Page[OperatorJob]):
     pass
 
 
-class JobActed(_Answer):
+class JobActed(Answer):
     id: str
     state: Literal["queued", "cancelled", "failed"]
     refunded_tokens: Tokens | None = None
 
 
-class ExclusionAnswer(_Answer):
+class ExclusionAnswer(Answer):
     """A model that is kept off a worker."""
 
     worker: str
@@ -55,18 +56,18 @@ class ExclusionAnswer(_Answer):
     since: datetime
 
 
-class ExclusionPage(_Page[ExclusionAnswer]):
+class ExclusionPage(Page[ExclusionAnswer]):
     pass
 
 
-class ExclusionEnded(_Answer):
+class ExclusionEnded(Answer):
     worker: str
     model: str
     ended: bool = Field(description="false: there was none")
 
 
 REASON_BODY = {
-    **_body(
+    **body(
         {
             "type": "object",
             "additionalProperties": False,
@@ -76,7 +77,7 @@ REASON_BODY = {
     ),
     "required": False,
 }
-EXCLUSION_BODY = _body(
+EXCLUSION_BODY = body(
     {
         "type": "object",
         "required": ["for_s"],

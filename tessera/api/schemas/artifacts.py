@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Artifact, _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, Artifact, Page
+from tessera.api.schemas.bodies import body
 from tessera.jobs import Kind
 
 MediaKind = Literal["image", "audio", "video", "text"]
@@ -19,11 +20,11 @@ class OwnArtifact(Artifact):
     created_at: datetime
 
 
-class OwnArtifactPage(_Page[OwnArtifact]):
+class OwnArtifactPage(Page[OwnArtifact]):
     pass
 
 
-class Share(_Answer):
+class Share(Answer):
     """A link; `url` is a path on this server, and whoever has it reads the file."""
 
     url: str
@@ -31,14 +32,14 @@ class Share(_Answer):
     expires_at: datetime
 
 
-class Rotated(_Answer):
+class Rotated(Answer):
     generation: int
     older_until: datetime = Field(description="until when links of the generation before are good")
 
 
 _SECONDS = {"type": "integer", "maximum": 604_800}
 SHARE_BODY = {
-    **_body(
+    **body(
         {
             "type": "object",
             "additionalProperties": False,
@@ -49,7 +50,7 @@ SHARE_BODY = {
     "required": False,
 }
 ROTATE_BODY = {
-    **_body(
+    **body(
         {
             "type": "object",
             "additionalProperties": False,

@@ -1,4 +1,4 @@
-"""What the API says of itself: the answers as models for OpenAPI, the bodies, and the problems.
+"""What the API says of itself: the answers as models for OpenAPI, and the problems (bodies: ``bodies.py``).
 
 Documentation only: ``answers.py`` builds the answers, and a test holds them against these models.
 """
@@ -10,22 +10,19 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tessera.deliveries import EVENT_TYPES
-from tessera.inputs import INPUTS
 from tessera.jobs import JobState, Kind, Tier
-from tessera.scopes import Scope
 
 Tokens = int | float
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 # ------------------------------------------------------------------ problems
 
 
-class FieldError(_Answer):
+class FieldError(Answer):
     field: str = Field(examples=["input.width"])
     message: str = Field(examples=["Input should be greater than or equal to 16"])
 
@@ -74,21 +71,21 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 # ------------------------------------------------------------------ jobs
 
 
-class Eta(_Answer):
+class Eta(Answer):
     """Seconds from now until the job is done, as a range."""
 
     low_s: int
     high_s: int
 
 
-class JobError(_Answer):
+class JobError(Answer):
     code: str
     message: str
     retryable: bool
     refunded_tokens: Tokens
 
 
-class Artifact(_Answer):
+class Artifact(Answer):
     """An output file; `url` is a path on this server."""
 
     id: str = Field(examples=["art_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -102,21 +99,21 @@ class Artifact(_Answer):
     spoiler: bool | None = Field(default=None, description="true: show it only to who asks for it")
 
 
-class JobWebhook(_Answer):
+class JobWebhook(Answer):
     """Where the job's events are sent to, besides the endpoints of the account."""
 
     url: str = Field(examples=["https://example.org/tessera"])
     events: list[str] = Field(examples=[["completed", "failed", "cancelled", "expired"]])
 
 
-class Urls(_Answer):
+class Urls(Answer):
     self: str
     events: str
     explain: str
     cancel: str
 
 
-class Job(_Answer):
+class Job(Answer):
     """A job. `position` and `eta` only while it is queued, and only when the scheduler could say."""
 
     id: str = Field(examples=["job_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -152,7 +149,7 @@ class Job(_Answer):
     urls: Urls
 
 
-class Event(_Answer):
+class Event(Answer):
     """The data of a server-sent event."""
 
     id: int | None = None
@@ -166,7 +163,7 @@ class Event(_Answer):
 # ------------------------------------------------------------------ files, catalogue
 
 
-class Upload(_Answer):
+class Upload(Answer):
     id: str = Field(examples=["upl_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     media_type: str
     bytes: int
@@ -176,7 +173,7 @@ class Upload(_Answer):
     expires_at: datetime
 
 
-class PriceFormula(_Answer):
+class PriceFormula(Answer):
     """`tokens` for each `per` of `unit`, rounded up to 0.001 tokens."""
 
     unit: str = Field(examples=["pixel"])
@@ -184,7 +181,7 @@ class PriceFormula(_Answer):
     tokens: Tokens = Field(examples=[1])
 
 
-class Model(_Answer):
+class Model(Answer):
     id: str
     kind: Kind
     title: str
@@ -207,7 +204,7 @@ class Model(_Answer):
     )
 
 
-class Limits(_Answer):
+class Limits(Answer):
     daily_tokens: Tokens
     submissions_per_min: int
     requests_per_min: int
@@ -218,7 +215,7 @@ class Limits(_Answer):
     retention_days: int
 
 
-class Plan(_Answer):
+class Plan(Answer):
     id: str
     title: str
     price_usd_per_month: Tokens
@@ -230,26 +227,26 @@ class Plan(_Answer):
 # ------------------------------------------------------------------ account
 
 
-class Quota(_Answer):
+class Quota(Answer):
     used_tokens: Tokens
     daily_tokens: Tokens
     remaining_tokens: Tokens
     resets_at: datetime
 
 
-class JobCounts(_Answer):
+class JobCounts(Answer):
     queued: int
     running: int
 
 
-class Banner(_Answer):
+class Banner(Answer):
     """What the operator tells everybody; also in the header `Tessera-Banner`, percent-encoded."""
 
     message: str
     since: datetime
 
 
-class Me(_Answer):
+class Me(Answer):
     id: str
     name: str
     plan: str
@@ -261,25 +258,25 @@ class Me(_Answer):
     banner: Banner | None = None
 
 
-class UsageDay(_Answer):
+class UsageDay(Answer):
     day: date
     kind: str
     used_tokens: Tokens
     jobs: int
 
 
-class UsageTotals(_Answer):
+class UsageTotals(Answer):
     used_tokens: Tokens
     jobs: int
 
 
-class UsageDays(_Answer):
+class UsageDays(Answer):
     data: list[UsageDay]
     totals: UsageTotals
     today: Quota
 
 
-class Key(_Answer):
+class Key(Answer):
     id: str
     name: str
     scopes: list[str]
@@ -294,7 +291,7 @@ class NewKey(Key):
     api_key: str = Field(description="the key itself: shown this once")
 
 
-class UserAnswer(_Answer):
+class UserAnswer(Answer):
     id: str
     name: str
     plan: str
@@ -311,7 +308,7 @@ class NewUser(UserAnswer):
     api_key: str = Field(description="the user's first key: shown this once")
 
 
-class WorkerAnswer(_Answer):
+class WorkerAnswer(Answer):
     """A worker as an operator sees one; from `running` on it is what the scheduler says, and missing without it."""
 
     name: str
@@ -336,12 +333,12 @@ class WorkerAnswer(_Answer):
     loading: str | None = Field(default=None, description="the model that is being loaded")
 
 
-class DrainedWorker(_Answer):
+class DrainedWorker(Answer):
     name: str
     draining_until: datetime | None
 
 
-class DrainAnswer(_Answer):
+class DrainAnswer(Answer):
     target: str
     kind: Literal["worker", "node"]
     until: datetime
@@ -349,31 +346,31 @@ class DrainAnswer(_Answer):
     workers: list[DrainedWorker]
 
 
-class ResumeAnswer(_Answer):
+class ResumeAnswer(Answer):
     target: str
     kind: Literal["worker", "node"]
     resumed: bool = Field(description="false: there was nothing to end")
     workers: list[DrainedWorker]
 
 
-class PauseAnswer(_Answer):
+class PauseAnswer(Answer):
     kind: Kind
     message: str = Field(description="for the people who wait")
     actor: str = Field(description="the operator who paused it", examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     since: datetime
 
 
-class UnpauseAnswer(_Answer):
+class UnpauseAnswer(Answer):
     kind: Kind
     resumed: bool = Field(description="false: it was not paused")
 
 
-class ReadyWorker(_Answer):
+class ReadyWorker(Answer):
     name: str
     online: bool
 
 
-class Ready(_Answer):
+class Ready(Answer):
     status: Literal["ready", "unavailable"]
     database: Literal["ok", "unreachable"]
     scheduler: Literal["ok", "unreachable"]
@@ -385,227 +382,38 @@ class Ready(_Answer):
 Item = TypeVar("Item")
 
 
-class _Page(_Answer, Generic[Item]):
+class Page(Answer, Generic[Item]):
     data: list[Item]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
 
 
-class JobPage(_Page[Job]):
+class JobPage(Page[Job]):
     pass
 
 
-class ArtifactPage(_Page[Artifact]):
+class ArtifactPage(Page[Artifact]):
     pass
 
 
-class ModelPage(_Page[Model]):
+class ModelPage(Page[Model]):
     pass
 
 
-class PlanPage(_Page[Plan]):
+class PlanPage(Page[Plan]):
     pass
 
 
-class KeyPage(_Page[Key]):
+class KeyPage(Page[Key]):
     pass
 
 
-class UserPage(_Page[UserAnswer]):
+class UserPage(Page[UserAnswer]):
     pass
 
 
-class WorkerPage(_Page[WorkerAnswer]):
+class WorkerPage(Page[WorkerAnswer]):
     pass
 
 
-class PausePage(_Page[PauseAnswer]):
+class PausePage(Page[PauseAnswer]):
     pass
-
-
-# ------------------------------------------------------------------ bodies and parameters
-
-
-def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": schema,
-                "examples": {name: {"value": value} for name, value in examples.items()},
-            }
-        },
-    }
-
-
-def input_schemas() -> dict[str, Any]:
-    """The JSON Schemas of the six inputs, as components (``ImageInput`` …)."""
-    found: dict[str, Any] = {}
-    for model in INPUTS.values():
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        found.update(schema.pop("$defs", {}))
-        found[model.__name__] = schema
-    return found
-
-
-_TIME = {"type": ["string", "null"], "format": "date-time"}
-
-SUBMISSION_BODY = _body(
-    {
-        "type": "object",
-        "required": ["kind", "input"],
-        "additionalProperties": False,
-        "properties": {
-            "kind": {"type": "string", "enum": [kind.value for kind in Kind]},
-            "model": {
-                "type": "string",
-                "description": "an id or alias from GET /v1/models; the kind's default without",
-            },
-            "input": {"oneOf": [{"$ref": f"#/components/schemas/{model.__name__}"} for model in INPUTS.values()]},
-            "tier": {"type": "string", "enum": ["batch"], "description": "for work that may wait behind everybody's"},
-            "metadata": {"type": "object", "description": "yours: returned as it is; at most 4 KiB"},
-            "deadline": {**_TIME, "description": "not worth starting after this: then it expires, refunded"},
-            "not_before": {**_TIME, "description": "wait until then; at most 30 days ahead"},
-            "age_restricted": {
-                "type": "boolean",
-                "default": False,
-                "description": "whether age-restricted content may be shown where this is asked for",
-            },
-            "webhook": {
-                "description": "where this job's events are sent to (docs/webhooks.md): an address, or with the events",
-                "oneOf": [
-                    {"type": "string", "maxLength": 2048},
-                    {
-                        "type": "object",
-                        "required": ["url"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "url": {"type": "string", "maxLength": 2048},
-                            "events": {"type": "array", "minItems": 1, "items": {"enum": list(EVENT_TYPES)}},
-                        },
-                    },
-                ],
-            },
-            "delivery": {
-                "description": "the chat that it came from; for service keys only",
-                "type": "object",
-                "required": ["platform", "bot", "chat"],
-                "properties": {
-                    "platform": {"type": "string", "maxLength": 32},
-                    "bot": {"type": "string", "maxLength": 64},
-                    "chat": {"type": ["string", "integer"]},
-                    "events": {"type": "array", "minItems": 1, "items": {"enum": list(EVENT_TYPES)}},
-                },
-            },
-        },
-    },
-    {
-        "image": {"kind": "image", "input": {"prompt": "a lighthouse in a storm, oil painting", "width": 1024}},
-        "video": {"kind": "video", "input": {"prompt": "waves under a full moon", "duration_s": 2}},
-        "text": {
-            "kind": "text",
-            "input": {"messages": [{"role": "user", "content": "Three things to see in Lisbon?"}]},
-        },
-        "transcription": {"kind": "transcription", "input": {"upload": "upl_01k5h3v9m2f8e4x7q6t0c1b2a3"}},
-        "speech": {"kind": "speech", "input": {"text": "Good morning. The kettle is on.", "voice": "alloy"}},
-        "music": {"kind": "music", "input": {"prompt": "a calm piano in the rain", "duration_s": 10}},
-    },
-)
-
-UPLOAD_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["url"],
-                "additionalProperties": False,
-                "properties": {"url": {"type": "string", "format": "uri", "maxLength": 2048}},
-            },
-            "examples": {"url": {"value": {"url": "https://example.org/lighthouse.jpg"}}},
-        },
-    },
-}
-
-_NAME = {"type": "string", "maxLength": 100}
-
-KEY_BODY = _body(
-    {
-        "type": "object",
-        "required": ["name"],
-        "additionalProperties": False,
-        "properties": {
-            "name": _NAME,
-            "scopes": {"type": "array", "items": {"enum": [scope.value for scope in Scope]}, "default": ["jobs"]},
-            "daily_cap_tokens": {"type": ["number", "null"], "minimum": 0},
-            "expires_at": _TIME,
-        },
-    },
-    {"script": {"name": "my script", "scopes": ["jobs"], "daily_cap_tokens": 20}},
-)
-KEY_NAME_BODY = _body(
-    {"type": "object", "required": ["name"], "additionalProperties": False, "properties": {"name": _NAME}},
-    {"rename": {"name": "the old script"}},
-)
-USER_BODY = _body(
-    {
-        "type": "object",
-        "required": ["name"],
-        "additionalProperties": False,
-        "properties": {"name": _NAME, "plan": {"type": "string", "default": "free"}},
-    },
-    {"user": {"name": "ada", "plan": "pro"}},
-)
-USER_PLAN_BODY = _body(
-    {
-        "type": "object",
-        "required": ["plan"],
-        "additionalProperties": False,
-        "properties": {"plan": {"type": "string"}},
-    },
-    {"pro": {"plan": "pro"}},
-)
-
-DRAIN_BODY = _body(
-    {
-        "type": "object",
-        "required": ["for_s"],
-        "additionalProperties": False,
-        "properties": {
-            "for_s": {"type": "number", "minimum": 1, "maximum": 2_592_000},
-            "reason": {"type": "string", "maxLength": 200},
-        },
-    },
-    {"two_hours": {"for_s": 7200, "reason": "games"}},
-)
-
-PAUSE_BODY = _body(
-    {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"message": {"type": "string", "maxLength": 200, "default": ""}},
-    },
-    {"cooling": {"message": "The fan is being replaced; pictures go on at about 15:00 UTC."}},
-)
-
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "any text of your own, new for each new job; the first answer is given again for 24 hours",
-}
-PREFER = {
-    "name": "Prefer",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string"},
-    "example": "wait=30",
-    "description": "wait so many seconds (at most 60) for the end",
-}

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class BatchCounts(_Answer):
+class BatchCounts(Answer):
     """Lines: of `total`, `expanded` were read; of these `refused` became no job, the others wait, run or have ended."""
 
     total: int
@@ -25,7 +25,7 @@ class BatchCounts(_Answer):
     cancelled: int
 
 
-class BatchPause(_Answer):
+class BatchPause(Answer):
     """Why no line becomes a job at the moment, and when the next try is."""
 
     reason: Literal["quota_exhausted", "key_cap_exhausted", "too_many_queued", "rate_limited"]
@@ -33,7 +33,7 @@ class BatchPause(_Answer):
     until: datetime | None
 
 
-class Batch(_Answer):
+class Batch(Answer):
     """A file of lines, each of which becomes a job of tier `batch` when there is room for it."""
 
     model_config = ConfigDict(
@@ -88,7 +88,7 @@ class Batch(_Answer):
     urls: dict[str, str]
 
 
-class BatchPage(_Answer):
+class BatchPage(Answer):
     data: list[Batch]
     next_cursor: str | None
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tessera.api.schemas.base import Event, Job, _Answer, _body
+from tessera.api.schemas.base import Answer, Event, Job
+from tessera.api.schemas.bodies import body
 
 STALE = "stale"  # of a lease that has ended: another one may have been given since
 
@@ -45,7 +46,7 @@ class ChatTarget(BaseModel):
     events: list[str]
 
 
-class ClaimedChat(_Answer):
+class ClaimedChat(Answer):
     id: str = Field(examples=["dlv_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     seq: int = Field(description="rises in the order of the events, of all chats together")
     lease_token: str
@@ -58,32 +59,32 @@ class ClaimedChat(_Answer):
     delivery: ChatTarget
 
 
-class ClaimedChats(_Answer):
+class ClaimedChats(Answer):
     data: list[ClaimedChat]
     paused: bool = Field(description="nothing is delivered at the moment, by the operator's will")
 
 
-class SettledOne(_Answer):
+class SettledOne(Answer):
     id: str
     state: Literal["pending", "leased", "delivered", "failed", "stale"]
 
 
-class Settled(_Answer):
+class Settled(Answer):
     data: list[SettledOne]
 
 
-class StoredUpdate(_Answer):
+class StoredUpdate(Answer):
     update_id: str
     stored: bool = Field(description="false: it was known already")
     lease_token: str | None = None
     lease_expires_at: datetime | None = None
 
 
-class Stored(_Answer):
+class Stored(Answer):
     data: list[StoredUpdate]
 
 
-class ClaimedUpdate(_Answer):
+class ClaimedUpdate(Answer):
     update_id: str
     lease_token: str
     lease_expires_at: datetime
@@ -93,20 +94,20 @@ class ClaimedUpdate(_Answer):
     received_at: datetime
 
 
-class ClaimedUpdates(_Answer):
+class ClaimedUpdates(Answer):
     data: list[ClaimedUpdate]
 
 
-class SettledUpdate(_Answer):
+class SettledUpdate(Answer):
     update_id: str
     state: Literal["pending", "done", "failed", "stale"]
 
 
-class SettledUpdates(_Answer):
+class SettledUpdates(Answer):
     data: list[SettledUpdate]
 
 
-CLAIM_BODY = _body(
+CLAIM_BODY = body(
     _object(
         ["platform", "bot"],
         {
@@ -119,15 +120,15 @@ CLAIM_BODY = _body(
     {"poll": {"platform": "telegram", "bot": "painter-1", "max": 20, "wait_s": 25}},
 )
 _LEASED = {"id": "dlv_01k5h3v9m2f8e4x7q6t0c1b2a3", "lease_token": "6f1d1c0e-5c3a-4d57-9f0e-2a7f8c5b9e01"}
-ACK_BODY = _body(
+ACK_BODY = body(
     _items("deliveries", ["id", "lease_token"], _LEASE),
     {"posted": {"deliveries": [_LEASED]}},
 )
-RELEASE_BODY = _body(
+RELEASE_BODY = body(
     _items("deliveries", ["id", "lease_token"], {**_LEASE, **_RETRY}),
     {"flood": {"deliveries": [{**_LEASED, "retry_after_s": 12}]}},
 )
-EXTEND_BODY = _body(
+EXTEND_BODY = body(
     _object(
         ["deliveries"],
         {
@@ -139,12 +140,12 @@ EXTEND_BODY = _body(
     ),
     {"longer": {"deliveries": [_LEASED], "lease_s": 120}},
 )
-TARGET_BODY = _body(
+TARGET_BODY = body(
     {"type": "object", "properties": {"message": {"type": ["string", "integer", "null"]}}},
     {"status_message": {"message": 4711}},
 )
 _UPDATE_ID: dict[str, Any] = {"type": ["string", "integer"]}
-INBOX_BODY = _body(
+INBOX_BODY = body(
     _object(
         ["platform", "bot", "updates"],
         {
@@ -175,11 +176,11 @@ INBOX_BODY = _body(
     },
 )
 _LEASED_UPDATE = {"update_id": "17", "lease_token": "6f1d1c0e-5c3a-4d57-9f0e-2a7f8c5b9e01"}
-INBOX_ACK_BODY = _body(
+INBOX_ACK_BODY = body(
     _items("updates", ["update_id", "lease_token"], {"update_id": _UPDATE_ID, "lease_token": _TOKEN}, **_BOT),
     {"done": {"platform": "telegram", "bot": "painter-1", "updates": [_LEASED_UPDATE]}},
 )
-INBOX_RELEASE_BODY = _body(
+INBOX_RELEASE_BODY = body(
     _items("updates", ["update_id", "lease_token"], {"update_id": _UPDATE_ID, "lease_token": _TOKEN, **_RETRY}, **_BOT),
     {"later": {"platform": "telegram", "bot": "painter-1", "updates": [{**_LEASED_UPDATE, "retry_after_s": 5}]}},
 )

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Eta, JobError, Tokens, _Answer
+from tessera.api.schemas.base import Answer, Eta, JobError, Tokens
 from tessera.jobs import JobState, Kind, Tier
 from tessera.ports import WaitCode
 
 
-class Reason(_Answer):
+class Reason(Answer):
     """One thing that a job waits for."""
 
     code: WaitCode
@@ -21,7 +21,7 @@ class Reason(_Answer):
     data: dict[str, Any] = Field(description="numbers and names that go with the code")
 
 
-class WorkerOfJob(_Answer):
+class WorkerOfJob(Answer):
     """A worker that has the job's model. The last three are for operators only."""
 
     name: str
@@ -35,7 +35,7 @@ class WorkerOfJob(_Answer):
     resident: bool | None = Field(default=None, description="whether the model is loaded there")
 
 
-class LastFailure(_Answer):
+class LastFailure(Answer):
     """How the last run that failed ended; the job was tried again, or given up."""
 
     attempt: int
@@ -45,7 +45,7 @@ class LastFailure(_Answer):
     message: str
 
 
-class JobExplanation(_Answer):
+class JobExplanation(Answer):
     """Why a job waits, where it runs, or how it ended. Places, `workers`, `eta` and `own_s` come from the scheduler."""
 
     id: str = Field(examples=["job_01k5h3v9m2f8e4x7q6t0c1b2a3"])

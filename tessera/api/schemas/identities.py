@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Job, Key, Tokens, Upload, UsageDay, _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, Job, Key, Page, Tokens, Upload, UsageDay
+from tessera.api.schemas.bodies import body
 from tessera.api.schemas.ledger import LedgerEntry
 
 IDENTITY = {
@@ -20,11 +21,11 @@ IDENTITY = {
 _SETTINGS: dict[str, Any] = {"model": "preview-image", "ratio": "16:9", "spoiler": False, "language": "de"}
 
 
-class PersonSettings(_Answer):
+class PersonSettings(Answer):
     settings: dict[str, Any] = Field(description="the person's own, the same on every platform", examples=[_SETTINGS])
 
 
-class ResolvedUser(_Answer):
+class ResolvedUser(Answer):
     id: str = Field(examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     name: str
     plan: str
@@ -32,7 +33,7 @@ class ResolvedUser(_Answer):
     daily_tokens: Tokens
 
 
-class Resolved(_Answer):
+class Resolved(Answer):
     """A person: an identity and the user behind it."""
 
     identity: str = Field(examples=["telegram:123456789"])
@@ -43,7 +44,7 @@ class Resolved(_Answer):
     settings: dict[str, Any] = Field(examples=[_SETTINGS])
 
 
-class IdentityAnswer(_Answer):
+class IdentityAnswer(Answer):
     """Who a user is elsewhere."""
 
     identity: str = Field(examples=["telegram:123456789"])
@@ -54,16 +55,16 @@ class IdentityAnswer(_Answer):
     linked_at: datetime
 
 
-class IdentityPage(_Page[IdentityAnswer]):
+class IdentityPage(Page[IdentityAnswer]):
     pass
 
 
-class LinkCode(_Answer):
+class LinkCode(Answer):
     code: str = Field(description="shown once; ten minutes, one use", examples=["K7QM-2F9X"])
     expires_at: datetime
 
 
-class Linked(_Answer):
+class Linked(Answer):
     """The account that is there now."""
 
     user_id: str = Field(description="of the account that made the code", examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -72,26 +73,26 @@ class Linked(_Answer):
     identities: list[IdentityAnswer]
 
 
-class Deleted(_Answer):
+class Deleted(Answer):
     id: str = Field(examples=["user_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     deleted: Literal[True]
 
 
-class ExportedUser(_Answer):
+class ExportedUser(Answer):
     id: str
     name: str
     plan: str
     created_at: datetime
 
 
-class ExportedPlan(_Answer):
+class ExportedPlan(Answer):
     plan: str
     source: str
     starts_at: datetime
     ends_at: datetime | None
 
 
-class Export(_Answer):
+class Export(Answer):
     """Everything that is kept about a user."""
 
     exported_at: datetime
@@ -106,7 +107,7 @@ class Export(_Answer):
     ledger: list[LedgerEntry]
 
 
-LINK_BODY = _body(
+LINK_BODY = body(
     {
         "type": "object",
         "required": ["code"],
@@ -115,7 +116,7 @@ LINK_BODY = _body(
     },
     {"code": {"code": "K7QM-2F9X"}},
 )
-RESOLVE_BODY = _body(
+RESOLVE_BODY = body(
     {
         "type": "object",
         "required": ["identity"],
@@ -136,7 +137,7 @@ RESOLVE_BODY = _body(
     },
     {"telegram": {"identity": "telegram:123456789", "display_name": "Ada", "locale": "en"}},
 )
-SETTINGS_BODY = _body(
+SETTINGS_BODY = body(
     {
         "type": "object",
         "maxProperties": 64,

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Tokens, _Answer, _Page
+from tessera.api.schemas.base import Answer, Page, Tokens
 
 
-class LedgerEntry(_Answer):
+class LedgerEntry(Answer):
     """One booking. The sum of a day's amounts is what was used of that day's quota."""
 
     id: int = Field(examples=[4711])
@@ -23,5 +23,5 @@ class LedgerEntry(_Answer):
     reason: str = Field(description="in words; often empty")
 
 
-class LedgerPage(_Page[LedgerEntry]):
+class LedgerPage(Page[LedgerEntry]):
     pass

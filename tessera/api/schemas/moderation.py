@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Banner, Tokens, _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, Banner, Page, Tokens
+from tessera.api.schemas.bodies import body
 from tessera.jobs import JobState, Kind
 from tessera.moderation import MAX_RULE_CHARS, Action, Match
 
@@ -29,7 +30,7 @@ class ReportCategory(StrEnum):
     OTHER = "other"
 
 
-class RuleAnswer(_Answer):
+class RuleAnswer(Answer):
     """A rule of moderation."""
 
     id: str = Field(examples=["rule_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -44,11 +45,11 @@ class RuleAnswer(_Answer):
     changed_at: datetime
 
 
-class RulePage(_Page[RuleAnswer]):
+class RulePage(Page[RuleAnswer]):
     pass
 
 
-class Report(_Answer):
+class Report(Answer):
     """A report as who made it sees it."""
 
     id: str = Field(examples=["rep_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -61,11 +62,11 @@ class Report(_Answer):
     reviewed_at: datetime | None = None
 
 
-class ReportPage(_Page[Report]):
+class ReportPage(Page[Report]):
     pass
 
 
-class ReportedJob(_Answer):
+class ReportedJob(Answer):
     """What a report is about, while it is there."""
 
     kind: Kind
@@ -86,11 +87,11 @@ class Review(Report):
     job: ReportedJob | None = None
 
 
-class ReviewPage(_Page[Review]):
+class ReviewPage(Page[Review]):
     pass
 
 
-class BannerOrNot(_Answer):
+class BannerOrNot(Answer):
     banner: Banner | None
 
 
@@ -98,7 +99,7 @@ _ACTION = {"type": "string", "enum": [action.value for action in Action]}
 _KINDS = {"type": "array", "items": {"enum": [kind.value for kind in Kind]}, "default": []}
 _NOTE = {"type": "string", "maxLength": 500, "default": ""}
 _BEHAVIOUR = {"action": _ACTION, "age_restricted": {"type": "boolean"}, "kinds": _KINDS, "note": _NOTE}
-RULE_BODY = _body(
+RULE_BODY = body(
     {
         "type": "object",
         "required": ["text", "action"],
@@ -115,12 +116,12 @@ RULE_BODY = _body(
         "adults": {"text": "lingerie", "action": "spoiler", "age_restricted": True},
     },
 )
-RULE_CHANGE_BODY = _body(
+RULE_CHANGE_BODY = body(
     {"type": "object", "additionalProperties": False, "properties": _BEHAVIOUR},
     {"softer": {"action": "flag", "note": "too many innocent prompts"}},
 )
 _ID = {"type": "string", "maxLength": 64}
-REPORT_BODY = _body(
+REPORT_BODY = body(
     {
         "type": "object",
         "required": ["reason"],
@@ -146,13 +147,13 @@ REPORT_BODY = _body(
     },
 )
 REVIEW_BODY = {
-    **_body(
+    **body(
         {"type": "object", "additionalProperties": False, "properties": {"note": _NOTE}},
         {"note": {"note": "seen and agreed"}},
     ),
     "required": False,
 }
-BAN_BODY = _body(
+BAN_BODY = body(
     {
         "type": "object",
         "required": ["reason"],
@@ -161,7 +162,7 @@ BAN_BODY = _body(
     },
     {"spam": {"reason": "resells free accounts"}},
 )
-BANNER_BODY = _body(
+BANNER_BODY = body(
     {
         "type": "object",
         "required": ["message"],

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Banner, _Answer
+from tessera.api.schemas.base import Answer, Banner
 from tessera.jobs import Kind, Tier
 
 
-class QueueLine(_Answer):
+class QueueLine(Answer):
     """Jobs of one kind and tier, of all users together."""
 
     kind: Kind
@@ -21,7 +21,7 @@ class QueueLine(_Answer):
     oldest_wait_s: int | None = Field(default=None, description="of those that wait now", examples=[41])
 
 
-class QueueModel(_Answer):
+class QueueModel(Answer):
     id: str = Field(examples=["preview-image"])
     kind: Kind
     state: Literal["warm", "cold", "offline", "unknown"] = Field(
@@ -30,13 +30,13 @@ class QueueModel(_Answer):
     )
 
 
-class QueuePause(_Answer):
+class QueuePause(Answer):
     kind: Kind
     message: str = Field(description="from the operator; may be empty")
     since: datetime
 
 
-class Queue(_Answer):
+class Queue(Answer):
     """`lines` has only kinds and tiers of which something waits or runs."""
 
     as_of: datetime

@@ -6,11 +6,11 @@ from datetime import datetime
 
 from pydantic import Field
 
-from tessera.api.schemas.base import Tokens, _Answer
+from tessera.api.schemas.base import Answer, Tokens
 from tessera.jobs import Kind
 
 
-class Refusal(_Answer):
+class Refusal(Answer):
     """What a submission would be answered now; `code` and `detail` are those of its problem."""
 
     code: str = Field(examples=["quota_exhausted"])
@@ -19,7 +19,7 @@ class Refusal(_Answer):
     retry_after_s: float | None = None
 
 
-class Quote(_Answer):
+class Quote(Answer):
     """What a job would cost, and whether it would be accepted now. Nothing is held: it may be different later."""
 
     kind: Kind

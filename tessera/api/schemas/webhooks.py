@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tessera.api.schemas.base import _Answer, _body, _Page
+from tessera.api.schemas.base import Answer, Page
+from tessera.api.schemas.bodies import body
 from tessera.deliveries import EVENT_TYPES, MAX_FAILED_IN_A_ROW
 
 _SECRET = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], description="for a library of Standard Webhooks")
 
 
-class Endpoint(_Answer):
+class Endpoint(Answer):
     id: str = Field(examples=["whe_01k5h3v9m2f8e4x7q6t0c1b2a3"])
     url: str = Field(examples=["https://example.org/tessera"])
     events: list[str]
@@ -31,16 +32,16 @@ class NewEndpoint(Endpoint):
     secret: str = _SECRET
 
 
-class EndpointPage(_Page[Endpoint]):
+class EndpointPage(Page[Endpoint]):
     pass
 
 
-class Secret(_Answer):
+class Secret(Answer):
     secret: str = _SECRET
     old_secret_until: datetime | None = Field(default=None, description="until then the one before signs, too")
 
 
-class Delivery(_Answer):
+class Delivery(Answer):
     """An event on its way to a webhook. `id` is the `webhook-id` of each of its tries."""
 
     id: str = Field(examples=["dlv_01k5h3v9m2f8e4x7q6t0c1b2a3"])
@@ -57,7 +58,7 @@ class Delivery(_Answer):
     ended_at: datetime | None = None
 
 
-class Try(_Answer):
+class Try(Answer):
     number: int
     at: datetime
     status: int | None = Field(default=None, description="absent: there was no answer")
@@ -70,7 +71,7 @@ class DeliveryWithLog(Delivery):
     log: list[Try]
 
 
-class DeliveryPage(_Page[Delivery]):
+class DeliveryPage(Page[Delivery]):
     pass
 
 
@@ -80,21 +81,21 @@ class AdminDelivery(Delivery):
     user_id: str
 
 
-class DeliveriesPause(_Answer):
+class DeliveriesPause(Answer):
     reason: str
     actor: str
     since: datetime
 
 
-class AdminDeliveryPage(_Page[AdminDelivery]):
+class AdminDeliveryPage(Page[AdminDelivery]):
     paused: DeliveriesPause | None
 
 
-class DeliveriesResumed(_Answer):
+class DeliveriesResumed(Answer):
     resumed: bool
 
 
-class Replayed(_Answer):
+class Replayed(Answer):
     id: str
     state: Literal["pending"]
 
@@ -109,11 +110,11 @@ _FIELDS: dict[str, Any] = {
     },
     "description": {"type": ["string", "null"], "maxLength": 200},
 }
-ENDPOINT_BODY = _body(
+ENDPOINT_BODY = body(
     {"type": "object", "required": ["url"], "additionalProperties": False, "properties": _FIELDS},
     {"ends": {"url": "https://example.org/tessera", "events": ["completed", "failed"]}},
 )
-CHANGE_BODY = _body(
+CHANGE_BODY = body(
     {
         "type": "object",
         "additionalProperties": False,
@@ -126,7 +127,7 @@ CHANGE_BODY = _body(
     {"again": {"disabled": False}},
 )
 ROTATE_BODY = {
-    **_body(
+    **body(
         {
             "type": "object",
             "additionalProperties": False,
@@ -139,7 +140,7 @@ ROTATE_BODY = {
     "required": False,
 }
 PAUSE_BODY = {
-    **_body(
+    **body(
         {
             "type": "object",
             "additionalProperties": False,
