@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -19,6 +20,7 @@ _SECRET = re.compile(
     r"|(?<![\w-])(?:bot)?\d{5,}:[\w-]{30,}"  # a Telegram bot's token, also in the path of a call
     r"|(?<![\w-])[\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"  # a Discord bot's
 )
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 def _line(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
@@ -31,14 +33,19 @@ def _line(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
     shown.update(event)
     if "exc_info" in shown:
         structlog.processors.format_exc_info(None, method, shown)
-    # All texts at once, each on a line of its own, over whose end no pattern reaches.
-    if _SECRET.search("\n".join([value for value in shown.values() if isinstance(value, str)])) is not None:
+    # All texts at once, each on a line of its own, over whose end no pattern reaches; a number hides nothing.
+    texts = [value if isinstance(value, str) else str(value) for value in shown.values() if type(value) not in _NUMBERS]
+    if _SECRET.search("\n".join(texts)) is not None:
         for name, value in shown.items():
-            if isinstance(value, str):
-                shown[name] = _SECRET.sub("[hidden]", value)
+            text = str(value)
+            if _SECRET.search(text) is not None:
+                shown[name] = _SECRET.sub("[hidden]", text)
     shown["level"] = method
     shown["timestamp"] = datetime.now(UTC)
-    return orjson.dumps(shown, default=str, option=orjson.OPT_UTC_Z)
+    try:
+        return orjson.dumps(shown, default=str, option=orjson.OPT_UTC_Z)
+    except (TypeError, ValueError):  # half a character of UTF-16, an integer of more than 64 bits: escaped, not refused
+        return json.dumps(shown, default=str).encode()
 
 
 def configure_logs(part: str, *, level: int = logging.INFO) -> None:

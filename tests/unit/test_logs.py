@@ -41,6 +41,21 @@ def test_a_secret_does_not_hide_by_what_stands_beside_it() -> None:
     assert (shown["event"], shown["host"], shown["level"]) == ("ab", "cd", "warning")
 
 
+def test_a_secret_within_an_object_is_cut_out_of_it() -> None:
+    told = {
+        "event": "failed",
+        "why": OSError("postgresql://ada:secret@h/x"),
+        "headers": {"key": "tsr_0123abcd_" + "s" * 43},
+    }
+    line = _line(None, "info", told).decode()
+    assert "secret" not in line and "sss" not in line and line.count("[hidden]") == 2
+
+
+@pytest.mark.parametrize("odd", ["\ud800", 2**70, {1: 2}, b"\xff"])
+def test_no_value_keeps_a_line_from_being_written(odd: object) -> None:
+    assert json.loads(_line(None, "info", {"event": "odd", "value": odd}))["event"] == "odd"
+
+
 def test_what_is_bound_is_told_and_the_secret_of_a_client_is_not() -> None:
     with structlog.contextvars.bound_contextvars(request_id="tsr_0123abcd_" + "s" * 43):
         assert json.loads(_line(None, "info", {"event": "request"}))["request_id"] == "[hidden]"
