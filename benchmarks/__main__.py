@@ -11,6 +11,7 @@ import json
 import os
 import platform as machine
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,8 @@ async def streaming(home: Home, folder: Path, report: Report, sizes: Sizes, part
                     say(f"SIGKILL of {part}: {seconds:.1f} s")
                     took.append(seconds)
                 await asyncio.sleep(2.0)
+                if rounds.rounds and number + 1 >= rounds.rounds:
+                    break  # as often as there was time for the rounds
             if took:
                 what = f"SIGKILL of {part} until a job goes the whole way again, s"
                 report.row(what, spread(took, 1), **{f"recovery_{part}_s": took})
@@ -134,12 +137,12 @@ def machine_words() -> str:
     )
 
 
-def settings_words(sizes: Sizes, seconds: float, busy: tuple[float, float], options: str) -> str:
+def settings_words(sizes: Sizes, rounds: int, seconds: float, busy: tuple[float, float], options: str) -> str:
     """How it was measured, and how quiet the machine was."""
     shared = max(busy) >= BUSY_SHARE
     return (
         f"{'**The machine was shared**' if shared else 'The machine was quiet'}: others took {busy[0]:.0%} of the cores"
-        f" just before and {busy[1]:.0%} just after. Options: {options or 'none'}. Medians of {sizes.rounds} rounds"
+        f" just before and {busy[1]:.0%} just after. Options: {options or 'none'}. Medians of {rounds} rounds"
         f" (least–most), ratios within a round; {sizes.jobs:,} jobs a measurement; {seconds / 60:.0f} minutes."
     )
 
@@ -148,6 +151,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="once, few requests, depth 1,000: does it work?")
     parser.add_argument("--rounds", type=int, help=f"how often each is measured ({FULL.rounds})")
+    parser.add_argument("--minutes", type=float, help="no further round after so many, on a busy machine")
     parser.add_argument("--depths", help=f"numbers of queued jobs ({FULL.depths})")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, comma-separated, of {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
@@ -161,12 +165,16 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def guarded(report: Report, what: str, work: Callable[[], object]) -> None:
-    """Do it; what it raises is told, and the rest goes on."""
+def guarded(report: Report, what: str, work: Callable[[], object]) -> bool:
+    """Do it; what it raises is told, and the rest goes on. False when it was interrupted: then the rest is left out."""
     try:
         work()
+    except KeyboardInterrupt as error:
+        report.failed(what, error)
+        return False
     except (Exception, subprocess.CalledProcessError) as error:  # noqa: BLE001 (told, and the exit code says it)
         report.failed(what, error)
+    return True
 
 
 def main() -> int:
@@ -180,7 +188,9 @@ def main() -> int:
         return 0
     sizes = QUICK if arguments.quick else FULL
     sizes = replace(sizes, rounds=arguments.rounds or sizes.rounds, depths=arguments.depths or sizes.depths)
+    sizes = replace(sizes, minutes=arguments.minutes or sizes.minutes)
     parts = set(arguments.only.split(","))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was measured is told, and the platform ended
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 1,000 streams, and their other ends
     words, report, began, before = machine_words(), Report(), time.perf_counter(), others()
@@ -188,7 +198,8 @@ def main() -> int:
         folder = Path(name)
         if parts & ON_A_PLATFORM:
             home = Home(folder)
-            guarded(report, "the platform", lambda: on_a_platform(home, folder, report, sizes, parts))
+            if not guarded(report, "the platform", lambda: on_a_platform(home, folder, report, sizes, parts)):
+                parts = set()
             guarded(report, "the end of the platform", home.close)
         if "policy" in parts:
             say("decisions against the number of devices")
@@ -197,7 +208,8 @@ def main() -> int:
             say(f"queues of {sizes.depths} jobs")
             asyncio.run(report.attempt("a long queue", lambda: depth(report, folder, sizes.depths)))
     report.data["run"] = time.strftime("%Y-%m-%d %H:%M")
-    settings = settings_words(sizes, time.perf_counter() - began, (before, others()), " ".join(sys.argv[1:]))
+    done, took = report.data.get("rounds_done", sizes.rounds), time.perf_counter() - began
+    settings = settings_words(sizes, done, took, (before, others()), " ".join(sys.argv[1:]))
     report.write(f"{words} {settings}", arguments.json)
     for failure in report.failures:
         say(f"failed: {failure}")

@@ -69,6 +69,8 @@ class Rounds:
         self._peer = floors.Procrastinate(home, folder / "peer", sizes.tasks)
         self._found = Found()
         self.users: list[User] = []
+        self.rounds = 0
+        self.handle: dict[str, list[float]] | None = None
 
     async def run(self) -> None:
         """Measure, then tell. Raises where not even users can be made."""
@@ -77,15 +79,20 @@ class Rounds:
             self.users = await self._home.users(33)
             if await self._report.attempt("procrastinate: install, find its best setting", self._peer.setup) is None:
                 say("procrastinate is left out")
+            began = time.monotonic()
             for number in range(self._sizes.rounds):
+                if number and time.monotonic() - began > 60 * self._sizes.minutes:
+                    say(f"{self._sizes.minutes:g} minutes are over: {number} rounds")
+                    break
                 await self._round(number, sql)
+                self.rounds = number + 1
+            self.handle = await self._report.attempt(
+                "Serve's bare handle call",
+                lambda: floors.handle_calls(self._home, self._sizes.handle_calls, self.rounds),
+            )
         finally:
+            self._tell()  # of a run that is interrupted, too
             await sql.close()
-        self.handle = await self._report.attempt(
-            "Serve's bare handle call",
-            lambda: floors.handle_calls(self._home, self._sizes.handle_calls, self._sizes.rounds),
-        )
-        self._tell()
 
     @property
     def whole_per_s(self) -> float:
@@ -162,6 +169,7 @@ class Rounds:
         loads = [value for of in found.values.values() for value in of.values() if isinstance(value, Load)]
         loads += [value.submitted for name in ("whole", "whole 128", "batch", "batch 128") for value in found.all(name)]
         report.unexpected += sum(load.failures for load in loads)
+        report.data["rounds_done"] = self.rounds
         report.data["rounds"] = {
             name: found.per_second(name) for name in found.values if not name.startswith(("reach", "streams", "single"))
         }

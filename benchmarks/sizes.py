@@ -21,6 +21,7 @@ class Sizes:
     handle_calls: int
     profile_s: float
     depths: str
+    minutes: float = float("inf")  # after which nothing is measured once more on the platform
 
 
 FULL = Sizes(
