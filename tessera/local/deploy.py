@@ -25,6 +25,8 @@ CONTROL = "control"
 ARTIFACTS = "artifacts"
 DEPLOY_TIMEOUT_S = 240.0
 POLL_S = 0.5
+PUT_TRIES = 4
+PUT_PAUSE_S = 3.0
 SILENCE_S = 20.0  # a dashboard on a loaded machine was seen to keep silent for 6 s
 RUNNING = "RUNNING"
 FAILED = frozenset({"DEPLOY_FAILED"})
@@ -176,7 +178,7 @@ class Serve:
                 for name, found in state.applications.items()
                 if name not in ours and name not in stale and found.config
             ]
-            self._put(settings, [application.config() for application in applications] + others)
+            self._put(settings, [application.config() for application in applications] + others, on_wait)
         return sent
 
     def shutdown(self) -> None:
@@ -199,7 +201,7 @@ class Serve:
                 on_wait("waiting for the Ray dashboard")
                 time.sleep(POLL_S)
 
-    def _put(self, settings: Settings, entries: list[dict[str, Any]]) -> None:
+    def _put(self, settings: Settings, entries: list[dict[str, Any]], on_wait: Callable[[str], None]) -> None:
         configuration = {
             "proxy_location": "HeadOnly",  # other nodes run engines, not ingress
             "http_options": {"host": settings.http_host, "port": settings.http_port},
@@ -207,20 +209,30 @@ class Serve:
             "logging_config": {"encoding": "JSON", "enable_access_log": False},
             "applications": entries,
         }
-        try:
-            answer = rest.request("PUT", self._url, body=configuration, token=self._token, timeout_s=90.0)
-        except rest.Unreachable as error:
-            raise DeployError(
-                f"Serve did not start: {error}",
-                log_tail=self._tail("dashboard_ServeHead.log") or self._newest("controller_"),
-                fix="run this again; if it stays so, 'make down' first",
-            ) from error
-        if answer.status != 200:
-            raise DeployError(
-                f"Serve refused the configuration ({answer.status})",
-                log_tail=answer.text()[-2000:],
-                fix="this is a bug of Tessera: please report it with these lines",
-            )
+        for tries_left in range(PUT_TRIES - 1, -1, -1):
+            try:
+                answer = rest.request("PUT", self._url, body=configuration, token=self._token, timeout_s=90.0)
+            except rest.Unreachable as error:
+                raise DeployError(
+                    f"Serve did not start: {error}",
+                    log_tail=self._tail("dashboard_ServeHead.log") or self._newest("controller_"),
+                    fix="run this again; if it stays so, 'make down' first",
+                ) from error
+            if answer.status == 200:
+                return
+            # On a loaded machine Serve was seen to end its own proxy because that was not ready in time, and to answer
+            # 500 to whoever had just started it; it starts another one.
+            if answer.status < 500 or not tries_left:
+                break
+            on_wait(f"Serve has not come up ({answer.status}); asking it again")
+            time.sleep(PUT_PAUSE_S)
+        raise DeployError(
+            f"Serve refused the configuration ({answer.status})",
+            log_tail=answer.text()[-2000:],
+            fix="this is a bug of Tessera: please report it with these lines"
+            if answer.status < 500
+            else "the machine may be too busy to start Serve in time: run this again when it is quieter",
+        )
 
     def wait_running(self, applications: Iterable[Application], on_wait: Callable[[str], None]) -> None:
         """Wait until all of them run. Raises ``DeployError`` with the reason of the first that does not."""

@@ -52,6 +52,7 @@ class Dashboard:
     def __init__(self) -> None:
         self.applications: dict[str, dict[str, Any]] = {}
         self.puts: list[dict[str, Any]] = []
+        self.refusals: list[int] = []  # the statuses of the next answers to a PUT, the last one first
         dashboard = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,14 +62,17 @@ class Dashboard:
 
             def do_PUT(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if dashboard.refusals:
+                    self._answer("ActorDiedError", status=dashboard.refusals.pop())
+                    return
                 dashboard.puts.append(body)
                 dashboard.applications = {entry["name"]: dashboard.entry(entry) for entry in body["applications"]}
                 self._answer({})
 
-            def _answer(self, data: Any) -> None:
+            def _answer(self, data: Any, *, status: int = 200) -> None:
                 assert self.headers["Authorization"] == "Bearer the-token"
                 body = json.dumps(data).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -154,3 +158,27 @@ def test_a_failure_is_reported_with_what_serve_says(dashboard: Dashboard) -> Non
     assert broken.name in str(failure.value)
     assert "ModuleNotFoundError" in failure.value.log_tail
     assert failure.value.fix
+
+
+def test_serve_that_did_not_come_up_is_asked_again(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "PUT_PAUSE_S", 0.0)
+    dashboard.refusals = [500, 500]
+
+    assert _deploy(dashboard, _settings())
+
+    assert len(dashboard.puts) == 1
+
+
+@pytest.mark.parametrize(("status", "fix"), [(500, "run this again"), (400, "bug of Tessera")])
+def test_serve_that_goes_on_refusing_is_told_with_what_it_says(
+    dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch, status: int, fix: str
+) -> None:
+    monkeypatch.setattr(deploy, "PUT_PAUSE_S", 0.0)
+    dashboard.refusals = [status] * 10
+
+    with pytest.raises(deploy.DeployError) as failure:
+        _deploy(dashboard, _settings())
+
+    assert len(dashboard.refusals) == (10 - deploy.PUT_TRIES if status == 500 else 9)
+    assert "ActorDiedError" in failure.value.log_tail
+    assert fix in str(failure.value.fix)
