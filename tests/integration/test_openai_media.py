@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import av
 import openai
 import pytest
@@ -133,6 +134,22 @@ async def test_what_cannot_be_a_picture_or_a_mask_is_refused_by_name(client: ope
     assert (await refused(size="huge")).param == "size"
     assert (await refused(size="9000x16")).param == "size"
     assert (await refused(n=50)).param == "n"
+    assert (await refused(background="transparent")).param == "background"
+
+
+async def test_what_would_change_a_picture_or_a_transcript_and_is_not_here_is_refused(api: Api) -> None:
+    """Left out in silence, it would be paid for and not be what was asked for."""
+    picture = {"prompt": "a boat", "size": "64x64"}
+    for more in ({"background": "transparent"}, {"stream": True}, {"partial_images": 2}):
+        answer, found = await api.call("POST", "/openai/v1/images/generations", json={**picture, **more})
+        assert (answer.status, found["error"]["param"]) == (400, next(iter(more))), found
+    for name, value in (("include[]", "logprobs"), ("timestamp_granularities[]", "syllable")):
+        form = aiohttp.FormData({"model": "whisper-1", name: value})
+        form.add_field("file", b"RIFF", filename="a.wav")
+        answer, found = await api.call("POST", "/openai/v1/audio/transcriptions", data=form)
+        assert answer.status == 400, found
+        assert found["error"]["param"].startswith(name[:-2]), found
+    assert await api.sql.fetchval("SELECT count(*) FROM jobs") == 0
 
 
 async def test_a_picture_larger_than_the_plan_allows_is_refused_by_its_size(api: Api) -> None:

@@ -14,7 +14,7 @@ from tessera.api.forms import received_form
 from tessera.api.jobs.answers import json_bytes
 from tessera.api.middleware import MAX_UPLOAD_BYTES
 from tessera.api.openai import schemas
-from tessera.api.openai.bodies import Body, Texts
+from tessera.api.openai.bodies import Body, listed
 from tessera.api.openai.runs import Asked, asked, headers_of, result_of, submission_of, wanted
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
@@ -54,10 +54,13 @@ class TranslationBody(Body):
 class TranscriptionBody(TranslationBody):
     """A recording whose words are wanted."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset({"include", "chunking_strategy"})
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"chunking_strategy"})
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {"include": ([],)}
 
     language: Annotated[str | None, BeforeValidator(_language)] = None
-    timestamp_granularities: Texts = Field(default_factory=list, max_length=2)
+    timestamp_granularities: Annotated[list[Literal["word", "segment"]], BeforeValidator(listed)] = Field(
+        default_factory=list, max_length=2
+    )
     stream: bool = False
 
 
@@ -121,7 +124,7 @@ async def _transcribed(caller: Asked, shape: type[TranslationBody], *, translate
     stream = False
     granularities: list[str] = []
     if isinstance(body, TranscriptionBody):
-        granularities, stream = body.timestamp_granularities, body.stream
+        granularities, stream = list(body.timestamp_granularities), body.stream
         data.update({"language": body.language, "word_timestamps": "word" in granularities})
     # The same bytes sent again are the same request, whatever id their upload gets.
     wish = wanted(Kind.TRANSCRIPTION, body.model, data, {**fields, "file": upload["sha256"]}, body.metadata)

@@ -38,7 +38,9 @@ class Body(BaseModel):
             if value is None or name in cls.IGNORED or name in _EVERYWHERE:
                 continue
             if name in cls.ONLY:
-                if value not in cls.ONLY[name]:
+                if not any(
+                    isinstance(value, bool) == isinstance(each, bool) and value == each for each in cls.ONLY[name]
+                ):
                     raise refuse(name, _only(cls.ONLY[name]))
                 continue
             found[name] = value
@@ -70,12 +72,13 @@ def _seed(value: Any) -> Any:
     return value % SEEDS if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """One value as a list of it."""
     return [value] if isinstance(value, str) else value
 
 
 Seed = Annotated[int, BeforeValidator(_seed)]
-Texts = Annotated[list[str], BeforeValidator(_listed)]  # one text, or several
+Texts = Annotated[list[str], BeforeValidator(listed)]  # one text, or several
 
 
 def read_size(size: str | None, default: tuple[int, int]) -> tuple[int, int]:

@@ -41,8 +41,12 @@ _FORMATS = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 class ImageBody(Body):
     """What both routes take. ``negative_prompt`` and ``seed`` are ours: send them by ``extra_body``."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset({"quality", "style", "background", "moderation", "input_fidelity"})
-    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {"stream": (False, "false"), "partial_images": (0, "0")}
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"quality", "style", "moderation", "input_fidelity"})
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "stream": (False, "false"),
+        "partial_images": (0, "0"),
+        "background": ("auto", "opaque"),
+    }
 
     prompt: str
     model: str | None = Field(None, max_length=200)

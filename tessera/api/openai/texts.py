@@ -40,8 +40,8 @@ class StreamOptions(BaseModel):
 class TextBody(Body):
     """The parameters that both have."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset({"logit_bias"})
     ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "logit_bias": ({},),
         "n": (1,),
         "presence_penalty": (0,),
         "frequency_penalty": (0,),
