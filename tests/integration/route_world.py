@@ -107,7 +107,7 @@ class World:
 
     async def _chat_job(self) -> Thing:
         job_id = await self._submit(
-            "video", {"prompt": "waits", "duration_s": 1}, "person", delivery={**BOT, "chat": 42}
+            "video", {"prompt": "waits", "duration_s": 1}, "person", delivery={**BOT, "chat": str(new_id())}
         )
         return Thing(params={"job_id": job_id})
 

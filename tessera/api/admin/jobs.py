@@ -7,7 +7,6 @@ audit_log, in its own transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,6 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from tessera.api.admin.workers import read_reason
 from tessera.api.auth import Caller, Operator, Service
 from tessera.api.jobs.answers import answer, error_answer, page
+from tessera.api.jobs.filters import time_parameter
 from tessera.api.jobs.routes import read_cursor
 from tessera.api.jobs.submissions import read_object, refuse_parameter, refuse_unknown
 from tessera.api.schemas import admin_jobs as admin_job_schemas
@@ -42,15 +42,12 @@ async def find_jobs(
     state: Annotated[list[JobState] | None, Query(description="in one of these")] = None,
     kind: Annotated[Kind | None, Query()] = None,
     worker: Annotated[str | None, Query(max_length=64, description="where it runs")] = None,
-    created_after: Annotated[datetime | None, Query()] = None,
-    created_before: Annotated[datetime | None, Query()] = None,
+    created_after: Annotated[str | None, Query(max_length=40, examples=["2030-01-31T12:00:00Z"])] = None,
+    created_before: Annotated[str | None, Query(max_length=40, examples=["2030-02-01T00:00:00Z"])] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """Of all users, the newest first. Prompts and results are not shown."""
-    for name, at in (("created_after", created_after), ("created_before", created_before)):
-        if at is not None and at.tzinfo is None:
-            raise refuse_parameter(name, "must be a time with its zone, such as 2030-01-31T12:00:00Z")
     try:
         low, high = parse_beginning(Prefix.JOB, id.lower())
     except NotFound:
@@ -64,8 +61,8 @@ async def find_jobs(
         states=[each.value for each in state] if state else None,
         kind=kind.value if kind else None,
         worker=worker.replace("\x00", "") if worker is not None else None,
-        created_after=created_after,
-        created_before=created_before,
+        created_after=time_parameter("created_after", created_after),
+        created_before=time_parameter("created_before", created_before),
         limit=limit + 1,
     )
     data = [_job_answer(row) for row in rows[:limit]]

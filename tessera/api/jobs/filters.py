@@ -65,14 +65,15 @@ def read_filter(
         raise refuse_parameter("q", "contains a NUL character, which no prompt has")
     return JobFilter(
         states=[state.value for state in states] if states else None,
-        after=_time("created_after", created_after),
-        before=_time("created_before", created_before),
+        after=time_parameter("created_after", created_after),
+        before=time_parameter("created_before", created_before),
         metadata=_metadata(request),
         text=text,
     )
 
 
-def _time(name: str, given: str | None) -> datetime | None:
+def time_parameter(name: str, given: str | None) -> datetime | None:
+    """A time with its zone in a query, None where none was given. Raises InvalidInput."""
     # A plus sign that was not encoded arrives as a space.
     value = _ZONE.sub(r"+\1", given) if given is not None and "T" in given else given
     try:

@@ -70,7 +70,7 @@ async def create(request: Request, caller: User) -> Response:
 async def list_files(
     request: Request,
     caller: Reader,
-    purpose: Annotated[str | None, Query(max_length=32)] = None,
+    purpose: Annotated[str | None, Query(max_length=32, pattern=r"^[a-z0-9_-]+$")] = None,
     after: Annotated[str | None, Query(max_length=64, description="the id of the last one of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
     order: Literal["asc", "desc"] = "desc",
