@@ -45,7 +45,7 @@ from tessera.errors import (
     UnsupportedMedia,
 )
 from tessera.jobs import EventType, Kind
-from tessera.media import TEXT_TYPES, Media, inspect, thumbnail
+from tessera.media.inspecting import TEXT_TYPES, Media, inspect, thumbnail
 from tessera.pace import Pace
 from tessera.ports import ArtifactPort, LiveEvent, StoredFile
 from tessera.runs import (

@@ -517,7 +517,7 @@ CREATE TABLE inbox (
 CREATE INDEX inbox_open ON inbox (bot, lane, seq) WHERE ended_at IS NULL;
 CREATE INDEX inbox_ended_at ON inbox (ended_at) WHERE ended_at IS NOT NULL;
 
--- What operators look for in prompts; see tessera/moderation.py. What is refused always is in no table.
+-- What operators look for in prompts; see tessera/moderation/screening.py. What is refused always is in no table.
 CREATE TABLE moderation_rules (
     id             uuid PRIMARY KEY,
     match          text NOT NULL CONSTRAINT moderation_rules_match_known CHECK (match IN ('words', 'pattern')),

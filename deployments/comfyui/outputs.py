@@ -11,7 +11,7 @@ from deployments.comfyui.binding import Expected
 from tessera.engine import Output
 from tessera.errors import BadOutput, PayloadTooLarge, UnsupportedMedia
 from tessera.jobs import Kind
-from tessera.media import Media, inspect
+from tessera.media.inspecting import Media, inspect
 
 FAMILIES = {Kind.IMAGE: "image", Kind.VIDEO: "video", Kind.MUSIC: "audio", Kind.SPEECH: "audio"}
 AGAIN = "The job is tried again."

@@ -12,7 +12,7 @@ from deployments.comfyui.client import ComfyClient
 from tessera.engine import EngineJob
 from tessera.errors import InvalidInput, TesseraError
 from tessera.manifests import Parameter
-from tessera.media import extension, inspect
+from tessera.media.inspecting import extension, inspect
 
 SUBFOLDER = "tessera"
 NAMES = (Parameter.IMAGE.value, Parameter.MASK.value)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.errors import InvalidInput, UnsupportedMedia
-from tessera.media import inspect
+from tessera.media.inspecting import inspect
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 240.0  # measured: 0.35 GiB more than the model at its peak

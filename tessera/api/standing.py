@@ -18,7 +18,7 @@ import structlog
 
 from tessera.errors import ContentBlocked, Unavailable
 from tessera.inputs import AnyInput
-from tessera.moderation import NO_RULES, Action, Match, Rule, RuleSet, Verdict, is_long, refusal, screen
+from tessera.moderation.screening import NO_RULES, Action, Match, Rule, RuleSet, Verdict, is_long, refusal, screen
 from tessera.share_links import Generations
 from tessera.store.database import Database, Row
 

@@ -16,13 +16,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         " tessera.catalog tessera.manifests tessera.cards"
         " tessera.pricing tessera.plans tessera.policy tessera.retries tessera.quotas tessera.ids tessera.config"
         " tessera.logs tessera.deliveries tessera.simulator tessera.subtitles tessera.identities tessera.scopes"
-        " tessera.folding tessera.always_blocked tessera.moderation tessera.share_links",
+        " tessera.moderation tessera.share_links",
     ),
     (
         "tessera.pace",
         "tessera.store",
         "tessera.artifacts",
-        "tessera.media tessera.transcoding tessera.normalising",
+        "tessera.media",
         "tessera.outbound",
         "tessera.client",
     ),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tessera.errors import PayloadTooLarge, UnsupportedMedia
-from tessera.media import Media, extension, inspect, thumbnail, thumbnail_type
+from tessera.media.inspecting import Media, extension, inspect, thumbnail, thumbnail_type
 from tests.unit.media_files import clip, picture, recording, sound
 
 PICTURES = {

@@ -11,11 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.always_blocked import Category, found_in
 from tessera.errors import InvalidInput
-from tessera.folding import plain, readings, skeleton
 from tessera.inputs import ImageInput, Message, MusicInput, SpeechInput, TextInput, VideoInput
-from tessera.moderation import MAX_RULE_CHARS, NO_RULES, Action, Match, Rule, RuleSet, check_rule, refusal, screen
+from tessera.moderation.always_blocked import Category, found_in
+from tessera.moderation.folding import plain, readings, skeleton
+from tessera.moderation.screening import (
+    MAX_RULE_CHARS,
+    NO_RULES,
+    Action,
+    Match,
+    Rule,
+    RuleSet,
+    check_rule,
+    refusal,
+    screen,
+)
 
 OPENLY = (
     "a naked child",

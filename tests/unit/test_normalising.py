@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tessera.errors import PayloadTooLarge, UnsupportedMedia
-from tessera.media import Media, inspect
-from tessera.normalising import MAX_JPEG_SCANS, normalise
+from tessera.media.inspecting import Media, inspect
+from tessera.media.normalising import MAX_JPEG_SCANS, normalise
 from tests.unit.media_files import clip, picture, recording, sound
 
 SECRET = b"my-home-address"

@@ -21,7 +21,7 @@ from tessera.api.state import api_of
 from tessera.errors import Conflict, NotFound
 from tessera.ids import Prefix, new_id, parse, show
 from tessera.jobs import Kind
-from tessera.moderation import MAX_RULES, Action, Match, check_rule
+from tessera.moderation.screening import MAX_RULES, Action, Match, check_rule
 from tessera.store.database import Transaction
 
 router = APIRouter(tags=["operator"], prefix="/v1/admin")

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from tessera.api.context import SCOPE_KEY
 from tessera.api.services import Services
 from tessera.errors import Gone, NotFound, RangeNotSatisfiable, Withheld
-from tessera.media import EXTENSIONS, extension, thumbnail_type
+from tessera.media.inspecting import EXTENSIONS, extension, thumbnail_type
 from tessera.store.database import Row
 
 OWN_CACHE = "private, max-age=86400"  # the bytes under an id never change

@@ -25,7 +25,7 @@ from tessera.api.schemas import bodies
 from tessera.api.state import Api, api_of
 from tessera.errors import AddressRefused, InvalidInput, PayloadTooLarge, RateLimited, StorageFull, Unavailable
 from tessera.ids import new_id
-from tessera.normalising import normalise
+from tessera.media.normalising import normalise
 from tessera.store.database import Row
 
 router = APIRouter(tags=["uploads"])

@@ -26,9 +26,9 @@ from tessera.api.openai.runs import Asked, asked, bytes_of, headers_of, result_o
 from tessera.api.services import Services
 from tessera.ids import Prefix, show
 from tessera.jobs import Kind
+from tessera.media.transcoding import mask_of_alpha, picture
 from tessera.share_links import sign
 from tessera.store.database import Row
-from tessera.transcoding import mask_of_alpha, picture
 
 router = APIRouter(tags=["openai"])
 

@@ -18,8 +18,8 @@ from tessera.api.openai.bodies import Body
 from tessera.api.openai.runs import Asked, asked, bytes_of, headers_of, result_of, submission_of, wanted
 from tessera.errors import BadOutput
 from tessera.jobs import Kind
+from tessera.media.transcoding import SOUND_TYPES, sound
 from tessera.store.database import Row
-from tessera.transcoding import SOUND_TYPES, sound
 
 router = APIRouter(tags=["openai"])
 

@@ -30,7 +30,7 @@ from tessera.api.state import api_of
 from tessera.errors import NotFound
 from tessera.ids import Prefix, parse, show
 from tessera.jobs import FINAL, EventType, JobState, Kind
-from tessera.media import extension, thumbnail_type
+from tessera.media.inspecting import extension, thumbnail_type
 from tessera.store.database import Row
 
 router = APIRouter(tags=["openai"])

@@ -11,7 +11,7 @@ from pydantic import Field
 from tessera.api.schemas.base import Answer, Banner, Page, Tokens
 from tessera.api.schemas.bodies import body
 from tessera.jobs import JobState, Kind
-from tessera.moderation import MAX_RULE_CHARS, Action, Match
+from tessera.moderation.screening import MAX_RULE_CHARS, Action, Match
 
 ReportState = Literal["open", "upheld", "dismissed"]
 

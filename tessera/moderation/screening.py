@@ -18,10 +18,10 @@ from uuid import UUID
 
 import re2
 
-from tessera import always_blocked
 from tessera.errors import ContentBlocked, InvalidInput
-from tessera.folding import plain, readings
 from tessera.inputs import AnyInput, ImageInput, MusicInput, SpeechInput, TextInput, TranscriptionInput, VideoInput
+from tessera.moderation import always_blocked
+from tessera.moderation.folding import plain, readings
 
 MAX_RULE_CHARS = 500
 MAX_RULES = 1000

@@ -19,7 +19,7 @@ import av.error
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from tessera.errors import PayloadTooLarge, UnsupportedMedia
-from tessera.media import (
+from tessera.media.inspecting import (
     BROKEN_IMAGE,
     MAX_IMAGE_BYTES,
     Media,

@@ -1,6 +1,6 @@
 """Pictures and sounds in another format than an engine has made them in, and masks as engines want them.
 
-CPU work: call it in a thread. What it is given was made by our engines, or has been through ``media.inspect``.
+CPU work: call it in a thread. What it is given was made by our engines, or has been through ``inspecting.inspect``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tessera.errors import BadOutput, UnsupportedMedia
-from tessera.media import IMAGE_TYPES
+from tessera.media.inspecting import IMAGE_TYPES
 
 PCM_RATE_HZ = 24_000  # what OpenAI's pcm is: 24 kHz, 16 bits, one channel, little endian, without a header
 

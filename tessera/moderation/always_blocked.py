@@ -16,7 +16,7 @@ from typing import Any
 
 import re2
 
-from tessera.folding import plain, readings, skeleton
+from tessera.moderation.folding import plain, readings, skeleton
 
 
 class Category(StrEnum):
