@@ -1,11 +1,13 @@
 """``python -m bots telegram|discord``: all bots of one platform, until they are told to end.
 
 ``python -m bots tokens`` says as JSON which bots have a token, and why the others have none; it connects to nobody.
+Its ``mark`` changes with anything in the file of the bots and with any token: then a process has to be started again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
@@ -58,7 +60,11 @@ def tokens() -> int:
     told: dict[str, dict[str, object]] = {}
     for platform in ("telegram", "discord"):
         found = {bot.id: read_token(bot.token, home, os.environ) for bot in file.of(platform)}
+        mark = hashlib.sha256(file.model_dump_json().encode())
+        for bot_id, token in found.items():
+            mark.update(f"{bot_id}={token.reveal() if isinstance(token, Token) else ''}\n".encode())
         told[platform] = {
+            "mark": mark.hexdigest()[:16],
             "ready": [bot_id for bot_id, token in found.items() if isinstance(token, Token)],
             "missing": {bot_id: token for bot_id, token in found.items() if isinstance(token, str)},
         }

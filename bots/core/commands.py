@@ -37,7 +37,6 @@ class Command:
 
     name: str
     options: tuple[Option, ...] = ()
-    answers_alone: bool = True  # only the asker sees the answer, where a platform can do that
     for_admins: bool = False
 
 
@@ -51,7 +50,6 @@ _COMMON = (
 _IMAGE = (
     Command(
         name="imagine",
-        answers_alone=False,
         options=(
             _PROMPT,
             *_COMMON,
@@ -64,12 +62,10 @@ _IMAGE = (
 _VIDEO = (
     Command(
         name="video",
-        answers_alone=False,
         options=(_PROMPT, *_COMMON, Option(name="duration", type=OptionType.REAL, low=0.5, high=16)),
     ),
     Command(
         name="animate",
-        answers_alone=False,
         options=(Option(name="image", type=OptionType.FILE, required=True), _PROMPT, *_COMMON),
     ),
 )

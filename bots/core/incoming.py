@@ -96,7 +96,6 @@ class Incoming:
     options: dict[str, Any] = field(default_factory=dict)
     message: MessageRef | None = None
     reply_to: str = ""
-    group: str = ""  # the album that this picture belongs to
     token: str = ""  # what answers this very thing: a callback query, an interaction
     token_until: float = 0.0
     at: float = 0.0  # when it was received, seconds since 1970

@@ -20,9 +20,9 @@ from bots.core.backend import Errand
 from bots.core.bot import Bot
 from bots.core.incoming import Incoming, MessageRef, Person
 from bots.core.messages import Words
-from bots.core.options import BadOption, Wish, size_of
+from bots.core.options import Wish, size_of
 from bots.core.platform import ChatError, TooLarge, Urgency
-from bots.core.refusals import is_final, option_view, refusal_view
+from bots.core.refusals import is_final, refusal_view
 from bots.core.results import adults_only_allowed, subject_of
 from bots.core.status import Standing, standing_view, wish_of_job, with_look
 from bots.core.views import Button, View, plain
@@ -300,16 +300,6 @@ def find_model(name: str, models: tuple[Model, ...]) -> str | None:
         if wanted in (model.id.lower(), model.title.lower(), *(alias.lower() for alias in model.aliases)):
             return model.id
     return None
-
-
-def bad_option(error: BadOption, words: Words) -> View:
-    """What to say of an option that cannot be used."""
-    return option_view(error, words)
-
-
-def edit_button(label: str, action: Action) -> Button:
-    """Asks for other words."""
-    return Button(label=label, action=action.encode())
 
 
 def _artifact(job: Job, number: int, words: Words) -> Artifact:

@@ -25,10 +25,17 @@ BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass
+class Sent:
+    """One message to a group: when it began to be sent, then when the platform had surely counted it."""
+
+    at: float
+
+
+@dataclass
 class _ChatBudget:
     next_at: float = 0.0  # when the chat may get its next message
     frozen_until: float = 0.0
-    sent: deque[float] = field(default_factory=deque)  # of a group, within the window
+    sent: deque[Sent] = field(default_factory=deque)  # of a group, within the window
 
 
 class Budget:
@@ -50,7 +57,8 @@ class Budget:
         if group and self._group_per_window:
             self._forget(budget, now)
             if len(budget.sent) >= self._group_per_window:
-                ready = max(ready, budget.sent[-self._group_per_window] + self._window_s)
+                times = sorted(sent.at for sent in budget.sent)
+                ready = max(ready, times[-self._group_per_window] + self._window_s)
         return ready
 
     def has_room(self, chat: str, now: float, *, group: bool) -> bool:
@@ -61,14 +69,20 @@ class Budget:
             return len(self._chat(chat).sent) < self._group_per_window * (1 - GROUP_RESERVE)
         return True
 
-    def take(self, chat: str, now: float, *, group: bool) -> None:
-        """A message is sent now."""
+    def take(self, chat: str, now: float, *, group: bool) -> Sent:
+        """A message is sent now; ``done`` is told when it was. A slow line does not shorten the window so."""
         budget = self._chat(chat)
         self._next_at = max(self._next_at, now) + self._all_gap_s
         budget.next_at = now + self._chat_gap_s
+        sent = Sent(now)
         if group and self._group_per_window:
             self._forget(budget, now)
-            budget.sent.append(now)
+            budget.sent.append(sent)
+        return sent
+
+    def done(self, sent: Sent, now: float) -> None:
+        """The platform has answered."""
+        sent.at = now
 
     def freeze(self, chat: str, until: float) -> None:
         """The platform said when to go on; with an empty ``chat`` for all of them."""
@@ -86,7 +100,7 @@ class Budget:
         return self._chats[chat]
 
     def _forget(self, budget: _ChatBudget, now: float) -> None:
-        while budget.sent and budget.sent[0] <= now - self._window_s:
+        while budget.sent and budget.sent[0].at <= now - self._window_s:
             budget.sent.popleft()
 
 
@@ -96,7 +110,7 @@ class _Waiter:
     order: int
     chat: str = field(compare=False)
     group: bool = field(compare=False)
-    turn: asyncio.Future[None] = field(compare=False)
+    turn: asyncio.Future[Sent] = field(compare=False)
 
 
 class Pacer:
@@ -133,7 +147,7 @@ class Pacer:
         """
         tried = 0
         while True:
-            await self._turn(chat, group, urgency)
+            sent = await self._turn(chat, group, urgency)
             try:
                 return await call()
             except FloodWait as flood:
@@ -142,6 +156,9 @@ class Pacer:
                 tried += 1
                 if tried >= tries:
                     raise
+            finally:
+                self._budget.done(sent, self._clock())
+            if tried:
                 await asyncio.sleep(BACKOFF_S[min(tried, len(BACKOFF_S)) - 1])
 
     async def try_now(self, chat: str, call: Callable[[], Awaitable[object]], *, group: bool) -> bool:
@@ -149,12 +166,14 @@ class Pacer:
         now = self._clock()
         if self._waiting or not self._budget.has_room(chat, now, group=group):
             return False
-        self._budget.take(chat, now, group=group)
+        sent = self._budget.take(chat, now, group=group)
         try:
             await call()
         except FloodWait as flood:
             self.flood(flood, chat)
             return False
+        finally:
+            self._budget.done(sent, self._clock())
         return True
 
     def flood(self, flood: FloodWait, chat: str) -> None:
@@ -182,14 +201,14 @@ class Pacer:
             waiter.turn.cancel()
         self._waiting.clear()
 
-    async def _turn(self, chat: str, group: bool, urgency: Urgency) -> None:
+    async def _turn(self, chat: str, group: bool, urgency: Urgency) -> Sent:
         waiter = _Waiter(urgency, next(self._order), chat, group, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._give_turns())
         try:
-            await waiter.turn
+            return await waiter.turn
         except asyncio.CancelledError:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
@@ -207,10 +226,10 @@ class Pacer:
                 seen.add(waiter.chat)
                 ready = self._budget.ready_at(waiter.chat, now, group=waiter.group)
                 if ready <= now:
-                    self._budget.take(waiter.chat, now, group=waiter.group)
+                    sent = self._budget.take(waiter.chat, now, group=waiter.group)
                     self._waiting.remove(waiter)
                     if not waiter.turn.done():
-                        waiter.turn.set_result(None)
+                        waiter.turn.set_result(sent)
                     soonest = now
                     break
                 soonest = ready if soonest is None else min(soonest, ready)

@@ -31,10 +31,12 @@ class BotsError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The bots of a platform that have a token, and why the others have none."""
+    """The bots of a platform that have a token, and why the others have none. ``mark`` changes with their tokens and
+    with their file."""
 
     ready: tuple[str, ...]
     missing: Mapping[str, str]
+    mark: str
 
 
 def ask(home: Path, environ: Mapping[str, str]) -> dict[str, Tokens]:
@@ -52,7 +54,8 @@ def ask(home: Path, environ: Mapping[str, str]) -> dict[str, Tokens]:
         raise BotsError(said.stderr.strip() or f"'python -m bots tokens' ended with {said.returncode}")
     found: dict[str, Any] = json.loads(said.stdout)
     return {
-        platform: Tokens(ready=tuple(told["ready"]), missing=dict(told["missing"])) for platform, told in found.items()
+        platform: Tokens(ready=tuple(told["ready"]), missing=dict(told["missing"]), mark=told["mark"])
+        for platform, told in found.items()
     }
 
 
@@ -98,9 +101,9 @@ def missing(home: Path) -> list[str]:
     return [platform for platform in wanted(home) if processes.load_record(record_file(home, platform)) is None]
 
 
-def ensure_running(home: Path, platform: str, url: str, environ: Mapping[str, str]) -> tuple[int, bool]:
+def ensure_running(home: Path, platform: str, url: str, environ: Mapping[str, str], tokens: Tokens) -> tuple[int, bool]:
     """Start the bots of a platform unless they run with this code and these tokens: the pid, and whether it is new."""
-    mark = _mark(environ, url)
+    mark = _mark(environ, url, tokens)
     mark_file = home / "run" / f"bots-{platform}-of.json"
     running = processes.load_record(record_file(home, platform))
     if running is not None:
@@ -150,9 +153,15 @@ def _checkout() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def _mark(environ: Mapping[str, str], url: str) -> str:
+def marks(home: Path) -> str:
+    """What the bots of all platforms were started with: who starts them again must know the same."""
+    files = (home / "run" / f"bots-{platform}-of.json" for platform in wanted(home))
+    return "".join(path.read_text(encoding="utf-8") for path in files if path.exists())
+
+
+def _mark(environ: Mapping[str, str], url: str, tokens: Tokens) -> str:
     """Changes with the code of the bots, with their file and their tokens, and with the address of the platform."""
-    digest = hashlib.sha256(url.encode())
+    digest = hashlib.sha256(f"{url}\n{tokens.mark}".encode())
     for path in sorted((_checkout() / "bots").rglob("*")):
         if path.suffix in (".py", ".ftl", ".toml"):
             digest.update(path.read_bytes())

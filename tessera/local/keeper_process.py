@@ -20,7 +20,7 @@ def record_file(home: Path) -> Path:
 
 def ensure_running(home: Path, environ: Mapping[str, str]) -> tuple[int, bool]:
     """Start the keeper unless one of this code and this environment runs; returns its pid and whether it is new."""
-    mark = _mark(environ)
+    mark = _mark(environ, bots.marks(home))
     running = processes.load_record(record_file(home))
     mark_file = home / "run" / "keeper-of.json"
     if running is not None:
@@ -56,9 +56,9 @@ def stop(home: Path) -> bool:
     return True
 
 
-def _mark(environ: Mapping[str, str]) -> str:
+def _mark(environ: Mapping[str, str], bots_marks: str) -> str:
     """Changes with the code of this folder and with the variables that decide how parts are started."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(bots_marks.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     for name in ("DATABASE_URL", "RAY_ADDRESS", "RAY_USE_TLS", "TESSERA_PORT", "TESSERA_NOOP", "TESSERA_ARTIFACTS_URL"):

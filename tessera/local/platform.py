@@ -129,7 +129,8 @@ class Platform:
             )
         for platform in chats:
             with steps.step(f"bots-{platform}", f"Bots in {platform.title()}") as progress:
-                pid, started = bots.ensure_running(self.home, platform, settings.http_url, self.environ)
+                tokens = bots.ask(self.home, self.environ)[platform]
+                pid, started = bots.ensure_running(self.home, platform, settings.http_url, self.environ, tokens)
                 progress.done(f"pid {pid}", changed=started)
 
     def _bots(self, steps: Steps, settings: Settings) -> None:
@@ -143,7 +144,9 @@ class Platform:
                     changed = bots.stop(self.home, platform) or changed
                     continue
                 bots.ensure_key(self.home, settings, read_key(self.home) or "")
-                pid, started = bots.ensure_running(self.home, platform, settings.http_url, self.environ)
+                pid, started = bots.ensure_running(
+                    self.home, platform, settings.http_url, self.environ, found[platform]
+                )
                 running.append(f"{len(found[platform].ready)} in {platform.title()} (pid {pid})")
                 changed = changed or started
             progress.done(", ".join(running) or "none has a token", changed=changed)

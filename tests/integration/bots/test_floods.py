@@ -71,15 +71,17 @@ async def _flood(crowd: Crowd, bots: Forks, api: Api, *, together: bool, pace: f
             lambda: all(crowd.results(each) == 1 for each in asked), "everybody has one result", 3000 if LONG else 200
         )
         took = time.time() - began
-        answers = sorted(crowd.answered_s(each) or math.inf for each in asked)
+        answers = sorted(after for each in asked if (after := crowd.answered_s(each)) is not None)
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
     busiest, minute, everywhere, floods = sent_at(crowd, pace)
+    sys.stdout.write(f"{busiest=} {minute=} {everywhere=} {floods=} {took=:.1f}\n")
     limits = LIMITS[crowd.platform]
     # What left a little late arrives together with the next one.
     assert busiest <= WINDOW_S * limits.chat_per_s + 2
-    assert not limits.group_per_window or not together or minute <= limits.group_per_window
+    if limits.group_per_window and together:
+        assert minute <= limits.group_per_window + (1 if pace > 1 else 0)
     if LONG:  # on a fast clock the milliseconds of a busy machine would count for seconds
         assert floods == 0 and everywhere <= (30 if crowd.platform == "telegram" else 50)
     return {
@@ -91,7 +93,8 @@ async def _flood(crowd: Crowd, bots: Forks, api: Api, *, together: bool, pace: f
         "group": f"{minute}/min" if together else "",
         "in all": f"{everywhere}/s",
         "refused": str(floods),
-        "first answer p50": f"{quantile(answers, 0.5):.1f} s",
+        "answered": str(len(answers)),  # in Discord within three seconds, or else by the result alone
+        "after p50": f"{quantile(answers, 0.5):.1f} s",
         "p99": f"{quantile(answers, 0.99):.1f} s",
         "all results": f"{took:.0f} s",
         "clock": f"×{pace:g}",
@@ -141,8 +144,8 @@ def most_within(times: Sequence[float], window_s: float) -> int:
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """Of ascending values."""
-    return values[min(len(values) - 1, math.ceil(part * len(values)) - 1)]
+    """Of ascending values; not a number when there are none."""
+    return math.nan if not values else values[min(len(values) - 1, math.ceil(part * len(values)) - 1)]
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:

@@ -175,8 +175,10 @@ def telegram_settings(api: Api, telegram: FakeTelegram, key: str, folder: Path, 
 
 
 @contextlib.asynccontextmanager
-async def telegram_world(api: Api, folder: Path, kind: str = "image", **config: Any) -> AsyncIterator[TelegramWorld]:
-    """One bot, up, with a person who speaks English."""
+async def telegram_world(
+    api: Api, folder: Path, kind: str = "image", *, works: bool = True, **config: Any
+) -> AsyncIterator[TelegramWorld]:
+    """One bot, up, with a person who speaks English; ``works``: with a worker."""
     async with FakeTelegram() as telegram:
         bot = telegram.add_bot(token_of(1), "paint_bot")
         user = telegram.add_user(4242, "Ada")
@@ -184,7 +186,7 @@ async def telegram_world(api: Api, folder: Path, kind: str = "image", **config: 
             id="telegram-test", platform="telegram", kind=kind, title="Test", token="env:T", **(WHOLE_TOKENS | config)
         )
         settings = telegram_settings(api, telegram, await service_key(api), folder, [made])
-        worker = Worker(api)
+        worker = Worker(api, hold=not works)
         sql = await connect(api.services.settings.database_url, name="tests")
         working = asyncio.create_task(worker.run())
         world = TelegramWorld(api, telegram, bot, user, worker, settings, None, sql)  # type: ignore[arg-type]
