@@ -74,6 +74,7 @@ class Connection:
     async def poll(self) -> None:
         """Ask for updates until the line breaks. Raises TokenRefused."""
         await self._start(webhook="")
+        self._runner.up(BotState.UP)  # a first poll that brings nothing lasts 25 s
         offset: int | None = None
         while True:
             try:

@@ -162,3 +162,9 @@ async def test_an_inline_button_without_a_message_is_passed_over(world: Telegram
     await world.telegram.say(world.bot, world.user, "a fox")
     result: Message = await world.result()
     assert result.file is not None
+
+
+async def test_a_bot_to_whom_nobody_writes_is_up_as_soon_as_it_is_known(world: TelegramWorld) -> None:
+    await world.telegram.until(lambda: any(call[2] == "getUpdates" for call in world.telegram.calls), "it polls")
+    bots: Any = world.process.health()["bots"]
+    assert bots["telegram-test"]["state"] == "up"
