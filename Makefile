@@ -36,7 +36,8 @@ chaos: venv ## Kill parts of a platform of its own for 15 minutes (docs/chaos.md
 	@$(TEST_ENV) $(BIN)/python -m tests.chaos $(CHAOS)
 
 conformance: venv ## Hold every engine against the same cases; COMFYUI_URL=… KOBOLDCPP_URL=… add real servers
-	@$(TEST_ENV) COMFYUI_URL="$(COMFYUI_URL)" KOBOLDCPP_URL="$(KOBOLDCPP_URL)" \
+	@$(TEST_ENV) COMFYUI_URL="$(COMFYUI_URL)" COMFYUI_COMMAND="$(COMFYUI_COMMAND)" COMFYUI_FOLDER="$(COMFYUI_FOLDER)" \
+		KOBOLDCPP_URL="$(KOBOLDCPP_URL)" KOBOLDCPP_COMMAND="$(KOBOLDCPP_COMMAND)" KOBOLDCPP_FOLDER="$(KOBOLDCPP_FOLDER)" \
 		$(BIN)/python -m tests.conformance $(CONFORMANCE)
 
 fuzz: venv ## Send the API 10,000 odd requests on a server of its own; FUZZ='--requests 50000 --seed 7'

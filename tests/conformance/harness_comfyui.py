@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import tempfile
 import uuid
@@ -11,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -23,8 +20,8 @@ from tessera.inputs import parse_input
 from tessera.jobs import Kind
 from tessera.manifests import Mode, parse_manifest, shipped
 from tests.conformance.harness import Harness, HarnessKind, HarnessMaker, NotRun
+from tests.conformance.real_server import RealServer, real_server
 from tests.fakes.comfyui import SLOW, FakeComfy
-from tests.fakes.cut_line import CutLine
 
 QUICK = Patience(
     poll_s=0.05,
@@ -146,34 +143,16 @@ prefix = ["9.filename_prefix"]
 """
 
 
-class Line(CutLine):
-    """The line to a real server; what it cannot be made to do, the line does."""
-
-    garbage = False
-
-    async def _forward(self, reader: Any, writer: Any) -> None:
-        if not self.garbage:
-            with contextlib.suppress(asyncio.CancelledError):  # the loop ends; nobody waits for what is forwarded
-                await super()._forward(reader, writer)
-            return
-        await reader.read(65_536)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\n<nothing")
-        writer.close()
-
-
-class RealComfyHarness(ComfyHarness):
+class RealComfyHarness(RealServer, ComfyHarness):
     """A server that was given by its address, with whatever checkpoint it has; without one, graphs that need none."""
 
     kind = HarnessKind.REAL
     hang_s = 400.0  # on a CPU a step takes seconds
-    url = ""
     name = "comfyui (real)"
+    probe_path = "/system_stats"
 
     async def open(self) -> None:
-        parts = urlsplit(self.url)
-        self._line = Line(parts.hostname or "127.0.0.1", parts.port or 80)
-        await self._line.mend()
-        self._address = f"http://127.0.0.1:{self._line.port}"
+        self._address = await self.connect()
         timeout = aiohttp.ClientTimeout(total=30)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
@@ -186,7 +165,7 @@ class RealComfyHarness(ComfyHarness):
 
     async def close(self) -> None:
         await super().close()
-        await self._line.cut()
+        await self.line.cut()
         self._folder.cleanup()
 
     def engine(self) -> Engine:
@@ -218,20 +197,6 @@ class RealComfyHarness(ComfyHarness):
 
     def of_missing_model(self) -> EngineJob:
         return self._asked("gone")
-
-    async def delay_answers(self, seconds: float) -> None:
-        self._line.delay_s = seconds
-
-    async def answer_garbage(self, on: bool) -> None:
-        self._line.garbage = on
-        await self.break_connections()
-
-    async def break_connections(self) -> None:
-        await self._line.cut()
-        await self._line.mend()
-
-    async def run_out_of_memory_once(self) -> None:
-        raise NotRun("a real server needs a model larger than its memory for that")
 
     async def deliver_too_much_once(self) -> None:
         for engine in self._engines:
@@ -294,6 +259,6 @@ def _scaled(*, times: int, side: int) -> dict[str, Any]:
 def harnesses(environ: Mapping[str, str]) -> list[HarnessMaker]:
     """The fake; and the real server that the environment names."""
     found: list[HarnessMaker] = [FakeComfyHarness]
-    if url := environ.get("COMFYUI_URL", "").rstrip("/"):
-        found.append(type("RealComfy", (RealComfyHarness,), {"url": url}))
+    if (server := real_server(environ, "COMFYUI")) is not None:
+        found.append(type("RealComfy", (RealComfyHarness,), server))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ from deployments.koboldcpp.templates import templates
 from tessera.engine import Engine, EngineJob, backend_id
 from tests.conformance.cases import until
 from tests.conformance.harness import Harness, HarnessKind, HarnessMaker, NotRun
+from tests.conformance.real_server import RealServer, real_server
 from tests.conformance.test_preview import job
 from tests.fakes.koboldcpp import FakeKobold
 
@@ -108,65 +110,55 @@ class _Shared(KoboldEngine):
         raise NotRun("this server's model is not ours to unload")
 
 
-class RealKobold(KoboldHarness):
-    """A server that was given by its address. It is only asked, never switched: it may not be ours alone."""
+class RealKobold(RealServer, KoboldHarness):
+    """A server that was given by its address. It is only asked, never switched, for it may not be ours alone; one that
+    was given by its command, too, is killed, and its model is unloaded where its admin folder has it under its name."""
 
     name = "koboldcpp (real)"
     kind = HarnessKind.REAL
-    models_are_loaded_first = False
-
-    def __init__(self, url: str) -> None:
-        self._url = url
+    probe_path = "/api/extra/version"
 
     async def open(self) -> None:
         self._engines = []
-        client = KoboldClient(self._url)
+        self._address = await self.connect()
+        client = KoboldClient(self._address)
         try:
             await client.version()
-            self._loaded, context = await client.model(), await client.context_tokens()
+            loaded, context = await client.model(), await client.context_tokens()
+            options = await client.options() if self.process is not None else []
         finally:
             await client.close()
-        if self._loaded is None:
-            raise AssertionError(f"{self._url} has no model loaded")
+        if loaded is None:
+            raise AssertionError(f"{self.url} has no model loaded")
+        self._name = loaded
+        self._file = next((file for file in options if file.rpartition(".")[0] == loaded), None)
         longest = max(16, int(context * 0.7) - 64)
         self.tokens = (min(16, longest), longest)
+        # A server of ours that was restarted has the model that its command names.
+        self.models_are_loaded_first = self._file is not None
 
     async def close(self) -> None:
         for engine in self._engines:
             await engine.close()
+        await self.line.cut()
 
     def engine(self) -> Engine:
         # A model without training may end at once: its end mark is banned, so that a slow job is slow.
         always = {"ban_eos_token": True}
-        engine = _Shared(
-            KoboldClient(self._url), [KoboldModel(id="text-first", template=templates()["none"], sampling=always)]
-        )
+        plain = templates()["none"]
+        first = KoboldModel(id="text-first", template=plain, file=self._file, name=self._name, sampling=always)
+        gone = KoboldModel(id="text-gone", template=plain, file="no-such-model.gguf")
+        make = _Shared if self._file is None else KoboldEngine
+        engine = make(KoboldClient(self._address), [first, gone])
         self._engines.append(engine)
         return engine
-
-    def of_missing_model(self) -> EngineJob:
-        raise NotRun("its models are not ours to name")
 
     async def submissions(self, job: EngineJob, attempt: int) -> int | None:
         return None
 
-    async def kill(self) -> None:
-        raise NotRun("this server is not ours to kill")
-
-    async def start(self) -> None:
-        raise NotRun("this server is not ours to start")
-
-    async def delay_answers(self, seconds: float) -> None:
-        raise NotRun("this server cannot be slowed down")
-
-    async def answer_garbage(self, on: bool) -> None:
-        raise NotRun("this server cannot be made to answer nonsense")
-
     async def break_connections(self) -> None:
-        raise NotRun("this server's connections cannot be broken from here")
-
-    async def run_out_of_memory_once(self) -> None:
-        raise NotRun("this server cannot be brought out of memory on purpose")
+        await asyncio.sleep(0.3)  # until it writes: before that there is no connection to break
+        await RealServer.break_connections(self)
 
     async def deliver_too_much_once(self) -> None:
         raise NotRun("this server cannot be made to deliver too much")
@@ -174,5 +166,5 @@ class RealKobold(KoboldHarness):
 
 def harnesses(environ: Mapping[str, str]) -> list[HarnessMaker]:
     """The fake, and the real one where it is named."""
-    url = environ.get("KOBOLDCPP_URL")
-    return [KoboldHarness, *([lambda: RealKobold(url)] if url else [])]
+    server = real_server(environ, "KOBOLDCPP")
+    return [KoboldHarness, *([type("RealKoboldCpp", (RealKobold,), server)] if server is not None else [])]

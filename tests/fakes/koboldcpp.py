@@ -70,7 +70,6 @@ class FakeKobold:
     drop_connection: bool = False  # before any answer to a run
     dies_at_the_end: bool = False  # of a run, once it was told how it ended
     refuse_reload: bool = False
-    imitates_comfyui: bool = True
 
     def __post_init__(self) -> None:
         self.port = 0
@@ -189,9 +188,9 @@ class FakeKobold:
                 return web.json_response({"success": self._reload(str(body.get("filename", "")))})
             case "/v1/completions":
                 return await self._completions(request, body)
-            case "/system_stats" if self.imitates_comfyui:  # with invented figures: not what tells a ComfyUI
+            case "/system_stats":  # with invented figures: not what tells a ComfyUI
                 return web.json_response({"system": {"comfyui_version": "0.3.0"}, "devices": [{"vram_free": 1}]})
-            case "/prompt" if self.imitates_comfyui:
+            case "/prompt":
                 return web.json_response({"prompt_id": "12345678-0000-0000-0000-000000000000", "number": 0})
         return web.json_response({"detail": "not found"}, status=404)
 
@@ -255,6 +254,8 @@ class FakeKobold:
             run = self._current = Run(key=key, prompt=body["prompt"], body=body)
             self.runs.append(run)
             self._total += 1
+            if not body.get("stream"):
+                return await self._whole(run)
             answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             answer.force_close()
             with contextlib.suppress(ConnectionError):
@@ -262,6 +263,17 @@ class FakeKobold:
                 await self._write(request, answer, run)
             run.ended = True
         return answer
+
+    async def _whole(self, run: Run) -> web.Response:
+        """A run that is not streamed: it goes on when its reader is gone, and nobody else's begins meanwhile."""
+        for token in self._tokens(run)[: int(run.body.get("max_tokens") or 256)]:
+            if run.aborted or run.ended:
+                break
+            await asyncio.sleep(self.token_s)
+            run.tokens += 1
+            run.text += token.decode("utf-8", "ignore")
+        run.ended = True
+        return web.json_response({"choices": [{"text": run.text, "index": 0, "finish_reason": "length"}]})
 
     async def _write(self, request: web.Request, answer: web.StreamResponse, run: Run) -> None:
         limit = int(run.body.get("max_tokens") or 256)

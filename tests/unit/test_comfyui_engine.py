@@ -21,7 +21,7 @@ from deployments.comfyui.workflows import load_workflow, load_workflows
 from tessera.cli.app import main
 from tessera.config import ConfigError, WorkerConfig
 from tessera.engine import CancelState, Done, EngineJob, InputFile, Output, Preview, Progress, RunState, backend_id
-from tessera.errors import BadOutput, Busy, Lost, ModelMissing, OutOfMemory, Stuck
+from tessera.errors import BadOutput, Busy, EngineError, Lost, ModelMissing, OutOfMemory, Stuck
 from tessera.manifests import Mode, installed, shipped
 from tests.conformance.cases import following, until
 from tests.conformance.engine_suite import check_stream, collected
@@ -177,6 +177,44 @@ async def test_an_interruption_by_somebody_else_is_tried_again_and_not_called_ca
     with pytest.raises(Lost, match="somebody else"):
         await collected(engine, job)
     check_stream(await collected(engine, job, attempt=2))
+
+
+async def test_a_node_that_fails_ends_the_run_and_only_the_operator_reads_its_error(
+    server: FakeComfy, engine: ComfyEngine
+) -> None:
+    server.knobs.fail_once = "mat1 and mat2 shapes cannot be multiplied (/srv/secret/nodes.py)"
+    job = asked("sd15", prompt="a", width=64, height=64)
+    with pytest.raises(EngineError, match="failed at its work") as failure:
+        await collected(engine, job)
+    assert "/srv/secret" not in failure.value.message and "/srv/secret" in str(failure.value.details)
+    assert await engine.reconcile(job.id, 1) is RunState.FAILED
+
+
+async def test_every_interrupt_names_its_prompt(server: FakeComfy, engine: ComfyEngine) -> None:
+    job = slow()
+    async with following(engine, job) as run:
+        await run.begun()
+        await engine.cancel(job.id, 1)
+        await run.ended()
+
+    async def stopped() -> bool:
+        return server.running is None
+
+    await until(stopped)
+    assert set(server.interrupts) == {backend_id(job.id, 1)}
+
+
+async def test_a_repeated_job_gets_a_file_of_its_own_though_all_is_cached(
+    server: FakeComfy, engine: ComfyEngine
+) -> None:
+    job = asked("sd15", prompt="a", width=64, height=64, seed=4)
+    again = dataclasses.replace(job, id=uuid.uuid4())
+    for each in (job, again):
+        check_stream(await collected(engine, each))
+    assert {name.partition("_")[0] for _, _, name in server.outputs} == {
+        backend_id(job.id, 1),
+        backend_id(again.id, 1),
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from deployments.koboldcpp.client import KoboldClient, NotKobold
@@ -272,6 +273,21 @@ async def test_no_abort_and_no_check_is_ever_sent_without_a_key(rig: Rig) -> Non
             await call("")
     assert rig.server.aborts == []
     await client.close()
+
+
+async def test_every_run_is_streamed_for_another_goes_on_without_its_reader(rig: Rig) -> None:
+    rig.server.endless = True
+    # What the engine never does: a run that is not streamed is written to its end, whoever has left.
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.1)) as session:
+        with pytest.raises(TimeoutError):
+            await session.post(f"{rig.server.url}/v1/completions", json={"prompt": "x", "max_tokens": 400})
+    abandoned = rig.server.runs[-1]
+    begun = abandoned.tokens
+    await until(holds(lambda: abandoned.tokens > begun + 50))
+    rig.server.endless = False
+    await until(holds(lambda: abandoned.ended))
+    await answer(rig.engine())
+    assert all(body["stream"] is True for body in rig.server.bodies[1:]) and len(rig.server.bodies) > 1
 
 
 async def test_a_new_process_ends_what_the_lost_one_left_before_it_calls_it_lost(rig: Rig) -> None:
