@@ -11,15 +11,15 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
 from deployments.comfyui import binding, failures, pictures
+from deployments.comfyui.attempts import STATE_OF, Attempt, forget_old, retrieved, shielded
 from deployments.comfyui.binding import Bound, Expected
 from deployments.comfyui.client import BadAnswer, ComfyClient, Found, PromptState, Refused, ServerAway, Stats, file_refs
 from deployments.comfyui.outputs import output_of, verify
@@ -56,26 +56,12 @@ from tessera.manifests import Mode, Parameter
 
 log = structlog.get_logger(__name__)
 
-REMEMBERED_RUNS = 1024
 CANCEL_S = 0.7  # of the second in which a cancelled run has to end
 PROBE_S = 5.0
 SWEEP_S = 900.0  # after that an operator has to look: a prompt that no interrupt reaches for so long never ends
 SEED_BITS = 53
 AWAY = (ServerAway, BadAnswer)
 ENDED = (RunState.DONE, RunState.FAILED, RunState.LOST)
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """One attempt as this process knows it. ``sent``: the server may have it; ``state`` None: its reader has left."""
-
-    id: str
-    model: str
-    state: RunState | None = RunState.PENDING
-    sent: bool = False
-    stopping: bool = False  # a cancel is being carried out: that the prompt ends now is our own doing
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    posting: asyncio.Task[Any] | None = None
 
 
 class ComfyEngine:
@@ -97,7 +83,7 @@ class ComfyEngine:
         self._workflows = workflows
         self._patience = patience or Patience()
         self._supervisor = supervisor
-        self._runs: OrderedDict[tuple[UUID, int], _Run] = OrderedDict()
+        self._runs: OrderedDict[tuple[UUID, int], Attempt] = OrderedDict()
         self._active: list[str] = []  # the models of the runs that are being followed
         self._occupied = False  # a prompt of this process is on the server, or about to be
         self._leaving: dict[str, asyncio.Task[None]] = {}  # prompts that have to be gone before the next one
@@ -213,8 +199,8 @@ class ComfyEngine:
         known = self._runs.get((job.id, attempt))
         if known is not None and known.state is not None:
             raise RuntimeError(f"attempt {attempt} of {job.id} was already run here")
-        run = self._runs[(job.id, attempt)] = _Run(id=backend_id(job.id, attempt), model=job.model)
-        self._forget_old()
+        run = self._runs[(job.id, attempt)] = Attempt(id=backend_id(job.id, attempt), model=job.model)
+        forget_old(self._runs)
         return self._events(job, run)
 
     async def cancel(self, job_id: UUID, attempt: int) -> CancelState:
@@ -246,23 +232,11 @@ class ComfyEngine:
         run = self._runs.get((job_id, attempt))
         if run is not None and run.state is not None and run.state is not RunState.LOST:
             return run.state
-        match (await self._client.find(backend_id(job_id, attempt))).state:
-            case PromptState.PENDING:
-                return RunState.PENDING
-            case PromptState.RUNNING:
-                return RunState.RUNNING
-            case PromptState.SUCCEEDED:
-                return RunState.DONE
-            case PromptState.FAILED:
-                return RunState.FAILED
-            case PromptState.INTERRUPTED:
-                return RunState.CANCELLED
-            case PromptState.ABSENT:
-                return RunState.LOST
+        return STATE_OF[(await self._client.find(backend_id(job_id, attempt))).state]
 
     # ------------------------------------------------------------------ one run
 
-    async def _events(self, job: EngineJob, run: _Run) -> AsyncIterator[EngineEvent]:
+    async def _events(self, job: EngineJob, run: Attempt) -> AsyncIterator[EngineEvent]:
         if run.cancelled.is_set():
             return
         self._active.append(job.model)
@@ -290,7 +264,7 @@ class ComfyEngine:
         finally:
             self._active.remove(job.model)
 
-    async def _driven(self, job: EngineJob, run: _Run) -> AsyncGenerator[EngineEvent, None]:
+    async def _driven(self, job: EngineJob, run: Attempt) -> AsyncGenerator[EngineEvent, None]:
         """The whole of a run, in order. Raises Cancelled as soon as the run is."""
         workflow = workflow_for(self._served(job.model), job.model, job.input)
         sizes = await asyncio.to_thread(pictures.measured, job)
@@ -333,7 +307,7 @@ class ComfyEngine:
     async def _followed(
         self,
         job: EngineJob,
-        run: _Run,
+        run: Attempt,
         workflow: Workflow,
         found: Found | None,
         bound: Bound | None,
@@ -383,12 +357,12 @@ class ComfyEngine:
             }
         )
 
-    async def _fetched(self, run: _Run, files: Sequence[Any], expected: Expected) -> AsyncIterator[Output]:
+    async def _fetched(self, run: Attempt, files: Sequence[Any], expected: Expected) -> AsyncIterator[Output]:
         for index, file in enumerate(files[: expected.count]):
             data = await self._download(run, file)
             yield output_of(index, await unless(run.cancelled, asyncio.to_thread(verify, data, expected)))
 
-    async def _download(self, run: _Run, file: Any) -> bytes:
+    async def _download(self, run: Attempt, file: Any) -> bytes:
         """A file, asked for again while the server is away for a moment. The result exists: it is worth the wait."""
         until = time.monotonic() + self._patience.away_s
         while True:
@@ -399,7 +373,7 @@ class ComfyEngine:
                     raise Lost("The image server stopped answering before its result was fetched.") from error
                 await unless(run.cancelled, asyncio.sleep(self._patience.poll_s))
 
-    async def _until_free(self, run: _Run) -> AsyncIterator[Progress]:
+    async def _until_free(self, run: Attempt) -> AsyncIterator[Progress]:
         """Wait until nothing is left on the server: what was cancelled, what a lost process began, what others run."""
         began, idle_since = time.monotonic(), None
         while True:
@@ -416,16 +390,16 @@ class ComfyEngine:
             yield Progress(fraction=0.0, note="waiting for the image server to be free")
             await unless(run.cancelled, asyncio.sleep(min(0.5, self._patience.poll_s)))
 
-    async def _submit(self, run: _Run, workflow: Workflow, graph: Graph) -> None:
+    async def _submit(self, run: Attempt, workflow: Workflow, graph: Graph) -> None:
         """Queue the prompt; returns once the server has it. Raises what its refusal means, or Lost."""
         if run.cancelled.is_set():
             raise Cancelled
         run.sent = True
         # Half of a POST is worse than none: a cancel lets it come to its end, and the sweep then finds the prompt.
         run.posting = asyncio.create_task(self._post(run.id, workflow, graph))
-        run.posting.add_done_callback(_retrieved)
+        run.posting.add_done_callback(retrieved)
         try:
-            await unless(run.cancelled, _shielded(run.posting))
+            await unless(run.cancelled, shielded(run.posting))
         except ServerAway as error:
             if (await self._arrived(run)) is False:
                 self._sweep(run.id, None)
@@ -454,7 +428,7 @@ class ComfyEngine:
             self._sweep(prompt_id, None)
             raise failures.of_refusal({}, node_errors, workflow.manifest)
 
-    async def _arrived(self, run: _Run) -> bool | None:
+    async def _arrived(self, run: Attempt) -> bool | None:
         """After a POST without an answer: whether the server has the prompt; None when it does not answer at all."""
         began, patience_s = time.monotonic(), self._patience.away_s
         while time.monotonic() - began < patience_s:
@@ -471,7 +445,7 @@ class ComfyEngine:
         self._sweep(run.id, None)
         raise Lost("The image server stopped answering when it was given the job. It is started anew.")
 
-    async def _give_up(self, run: _Run, *, stuck: bool) -> None:
+    async def _give_up(self, run: Attempt, *, stuck: bool) -> None:
         self._sweep(run.id, run.posting)
         if stuck:
             self._stuck = run.id
@@ -503,7 +477,7 @@ class ComfyEngine:
                 return CancelState.FINISHED
         if found.state in GOING:
             self._sweep(prompt_id, None)
-        self._runs[key] = _Run(id=prompt_id, model="", state=RunState.CANCELLED)
+        self._runs[key] = Attempt(id=prompt_id, model="", state=RunState.CANCELLED)
         return CancelState.CANCELLED
 
     async def _stop_once(self, prompt_id: str) -> Found:
@@ -543,7 +517,7 @@ class ComfyEngine:
         values = binding.warm_values(workflow.manifest, prefix=f"tessera/warm-{prompt_id}")
         values.update(await pictures.placeholders(self._client, workflow.manifest.bind))
         graph = binding.put(workflow, values)
-        run = _Run(id=prompt_id, model=workflow.manifest.model)
+        run = Attempt(id=prompt_id, model=workflow.manifest.model)
         tracker = ProgressTracker(prompt_id, graph, workflow.manifest.outputs)
         try:
             async with PromptRun(self._client, prompt_id, tracker, run.cancelled, self._patience) as prompt:
@@ -603,7 +577,7 @@ class ComfyEngine:
         why = error.details.get("why") or error.message
         return f"ComfyUI at {self._client.url} does not answer ({why}). Start it; jobs keep their places."
 
-    def _note(self, job: EngineJob, run: _Run, error: TesseraError) -> None:
+    def _note(self, job: EngineJob, run: Attempt, error: TesseraError) -> None:
         """What the operator needs to know of a failure; a person gets the message alone."""
         if not isinstance(error, InvalidInput | Busy):
             log.warning(
@@ -615,23 +589,3 @@ class ComfyEngine:
                 why=error.message,
                 details=error.details,
             )
-
-    def _forget_old(self) -> None:
-        for key in list(self._runs):
-            if len(self._runs) <= REMEMBERED_RUNS:
-                return
-            if self._runs[key].state not in (RunState.PENDING, RunState.RUNNING):
-                del self._runs[key]
-
-
-def _retrieved(task: asyncio.Task[Any]) -> None:
-    """A POST whose run was cancelled meanwhile fails unheard; its sweep finds what it has left."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _shielded(task: asyncio.Task[Any]) -> Coroutine[Any, Any, Any]:
-    async def waited() -> Any:
-        return await asyncio.shield(task)
-
-    return waited()

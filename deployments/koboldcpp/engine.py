@@ -20,14 +20,13 @@ from uuid import UUID, uuid4
 
 import structlog
 
+from deployments.koboldcpp.answer import Answer
 from deployments.koboldcpp.client import KoboldClient, Piece, Unreachable, Usage, Version
-from deployments.koboldcpp.stops import StopFilter
 from deployments.koboldcpp.switching import KoboldModel, Switcher
 from deployments.supervised import SupervisedProcess
 from tessera.engine import (
     CancelState,
     Capacity,
-    Chunk,
     Done,
     EngineEvent,
     EngineJob,
@@ -38,7 +37,6 @@ from tessera.engine import (
     backend_id,
 )
 from tessera.errors import (
-    BadOutput,
     Busy,
     EngineError,
     InvalidInput,
@@ -60,7 +58,6 @@ ABORT_EVERY_S = 0.25
 AFTER_STOP_S = 1.0  # a server that does not notice its stop sequence itself is stopped by us
 ABORT_TIMEOUT_S = 2.0  # an abort is answered at once, or by a server that is gone
 BREATH_S = 10.0  # how often a run that still reads its prompt tells that it is alive
-MAX_CHARS_PER_TOKEN = 256  # the longest tokens of real vocabularies are runs of 128 spaces or dashes
 COUNT_SLACK = 2  # versions may count the last token or not
 MAX_SEED = 2**31 - 1  # the server's seed is a C int, and it draws one itself for 0 and below
 
@@ -346,7 +343,7 @@ class KoboldEngine:
         except Unreachable as error:
             raise Busy(f"{error.message} It keeps its place.") from error
         wanted = self._wanted(run, model, prompt, max_tokens)
-        answer = _Answer(stops=wanted["stop"], max_tokens=max_tokens, prompt_tokens=prompt_tokens)
+        answer = Answer(stops=wanted["stop"], max_tokens=max_tokens, prompt_tokens=prompt_tokens)
         async with contextlib.aclosing(self._read(wanted)) as pieces:
             async for piece in pieces:
                 if piece is None:
@@ -463,7 +460,7 @@ class KoboldEngine:
                 begun = True
                 yield piece
 
-    async def _check_end(self, run: _Run, answer: _Answer) -> None:
+    async def _check_end(self, run: _Run, answer: Answer) -> None:
         """Raises where the stream's end is not the end of a run."""
         model = run.job.model
         if answer.server_reason is None and not answer.stopped:
@@ -476,7 +473,7 @@ class KoboldEngine:
                 "The tokens are returned; shorten the prompt."
             )
 
-    async def _check_length(self, answer: _Answer, usage: Usage) -> None:
+    async def _check_length(self, answer: Answer, usage: Usage) -> None:
         """Raises Lost where a run that ended as if by its length did not reach it: then somebody has stopped it."""
         generated = usage.completion_tokens
         if generated >= answer.max_tokens - COUNT_SLACK:
@@ -491,7 +488,7 @@ class KoboldEngine:
             "The job is started anew."
         )
 
-    async def _counted(self, answer: _Answer) -> Usage:
+    async def _counted(self, answer: Answer) -> Usage:
         """The server's count from its counters: for versions that do not send one with the stream."""
         try:
             generated = (await self._client.perf()).last_tokens
@@ -543,72 +540,6 @@ class KoboldEngine:
         ended = [key for key, run in self._runs.items() if run.ended]
         for key in ended[: max(0, len(ended) - REMEMBERED_RUNS)]:
             del self._runs[key]
-
-
-class _Answer:
-    """What a stream has brought so far: the text that may be shown, how it ended, and the server's count."""
-
-    def __init__(self, *, stops: Sequence[str], max_tokens: int, prompt_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.prompt_tokens = prompt_tokens
-        self.server_reason: str | None = None
-        self.usage: Usage | None = None
-        self._filter = StopFilter(stops)
-        self._parts: list[str] = []
-        self._length = 0
-        self._received = 0
-        self._pieces = 0
-
-    @property
-    def text(self) -> str:
-        """All that was shown."""
-        return "".join(self._parts)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop sequence was reached."""
-        return self._filter.stopped
-
-    @property
-    def finish_reason(self) -> str:
-        """``stop``: a stop sequence or the model's own end mark; ``length``: as many tokens as were allowed."""
-        return "stop" if self.stopped or self.server_reason == "stop" else "length"
-
-    @property
-    def fraction(self) -> float:
-        """How much of what is allowed was generated, as far as the pieces tell: a piece is one token or several."""
-        return min(0.99, self._pieces / self.max_tokens)
-
-    def take(self, piece: Piece) -> list[EngineEvent]:
-        """The events of the next piece. Raises BadOutput for more text than so many tokens can be."""
-        if piece.usage is not None:
-            self.usage = piece.usage
-        if piece.finish_reason is not None:
-            self.server_reason = piece.finish_reason
-        if not piece.text:
-            return []
-        self._pieces += 1
-        self._received += len(piece.text)
-        if self._received > (self.max_tokens + 1) * MAX_CHARS_PER_TOKEN:
-            raise BadOutput(
-                f"KoboldCPP wrote {self._received} characters where {self.max_tokens} text tokens were asked for. "
-                "The tokens are returned."
-            )
-        return [*self._shown(self._filter.feed(piece.text)), Progress(fraction=self.fraction, note="writing")]
-
-    def end(self) -> list[EngineEvent]:
-        """The stream is over: what was held back."""
-        return self._shown(self._filter.rest())
-
-    def _shown(self, text: str) -> list[EngineEvent]:
-        # Postgres stores neither NUL nor lone surrogates; a model without training writes them.
-        text = text.replace("\x00", "").encode("utf-8", "ignore").decode("utf-8")
-        if not text:
-            return []
-        chunk = Chunk(offset=self._length, text=text)
-        self._parts.append(text)
-        self._length += len(text)
-        return [chunk]
 
 
 def server_seed(seed: object) -> int:

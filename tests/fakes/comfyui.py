@@ -20,6 +20,7 @@ from aiohttp import WSMsgType, web
 
 from tests.fakes import comfyui_work as work
 from tests.fakes.comfyui_nodes import NODES, object_info, specs
+from tests.fakes.comfyui_refusals import is_canonical, number_errors, problem, refused
 
 SLOW = "[slow]"
 OOM_TYPE = "torch.OutOfMemoryError"
@@ -190,10 +191,10 @@ class FakeComfy:
     async def _post_prompt(self, request: web.Request) -> web.Response:
         said = await request.json()  # JSON that is broken ends as 500 with a text, as in the real one
         if "prompt" not in said:
-            return _refused("no_prompt", "No prompt provided")
+            return refused("no_prompt", "No prompt provided")
         given = said.get("prompt_id")
-        if given is not None and not _is_canonical(given):
-            return _refused("invalid_prompt_id", "prompt_id must be a valid UUID")
+        if given is not None and not is_canonical(given):
+            return refused("invalid_prompt_id", "prompt_id must be a valid UUID")
         prompt_id = str(uuid.uuid4()) if given is None or self.knobs.own_ids else str(given)
         graph = said["prompt"]
         error, good, node_errors = self._validate(graph)
@@ -214,10 +215,10 @@ class FakeComfy:
         for node, value in graph.items():
             if value.get("class_type") not in NODES:
                 text = f"Node '{value.get('class_type')}' not found. The custom node may not be installed."
-                return _error("missing_node_type", text, f"Node ID '#{node}'"), [], {}
+                return problem("missing_node_type", text, f"Node ID '#{node}'"), [], {}
         outputs = [node for node, value in graph.items() if NODES[value["class_type"]].is_output]
         if not outputs:
-            return _error("prompt_no_outputs", "Prompt has no outputs"), [], {}
+            return problem("prompt_no_outputs", "Prompt has no outputs"), [], {}
         good: list[str] = []
         node_errors: dict[str, Any] = {}
         for output in outputs:
@@ -230,7 +231,7 @@ class FakeComfy:
             if fine:
                 good.append(output)
         if not good:
-            return _error("prompt_outputs_failed_validation", "Prompt outputs failed validation"), [], node_errors
+            return problem("prompt_outputs_failed_validation", "Prompt outputs failed validation"), [], node_errors
         return None, good, node_errors
 
     def _node_errors(self, node: dict[str, Any]) -> list[dict[str, Any]]:
@@ -239,7 +240,7 @@ class FakeComfy:
             value = node["inputs"].get(name)
             if value is None:
                 if required:
-                    found.append(_error("required_input_missing", "Required input is missing", name, input_name=name))
+                    found.append(problem("required_input_missing", "Required input is missing", name, input_name=name))
                 continue
             if work.is_link(value):
                 continue
@@ -247,15 +248,15 @@ class FakeComfy:
             if takes == "@input":
                 if value not in self.inputs:
                     text = "Custom validation failed for node"
-                    found.append(_error("custom_validation_failed", text, f"Invalid image file: {value}", **details))
+                    found.append(problem("custom_validation_failed", text, f"Invalid image file: {value}", **details))
             elif takes.startswith("@") or "|" in takes:
                 choices = self.files.get(takes[1:], []) if takes.startswith("@") else takes.split("|")
                 known_beside = not takes.startswith("@") and name in ("sampler_name", "scheduler")
                 if value not in choices and not known_beside:
                     text = f"{name}: '{value}' not in {choices}"
-                    found.append(_error("value_not_in_list", "Value not in list", text, **details))
+                    found.append(problem("value_not_in_list", "Value not in list", text, **details))
             elif takes.partition(" ")[0] in ("INT", "FLOAT"):
-                found += _number_errors(name, takes, value, details)
+                found += number_errors(name, takes, value, details)
         return found
 
     async def _get_prompt(self, _request: web.Request) -> web.Response:
@@ -566,34 +567,6 @@ class FakeComfy:
             found.append({"filename": filename, "subfolder": folder, "type": kind})
         animated = {"animated": [True]} if name in ("SaveVideo", "SaveAnimatedWEBP") else {}
         return {listed: found, **animated}
-
-
-def _is_canonical(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and str(uuid.UUID(value)) == value
-    except ValueError:
-        return False
-
-
-def _number_errors(name: str, takes: str, value: Any, details: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        number = float(value) if takes.startswith("FLOAT") else int(value)
-    except (TypeError, ValueError):
-        return [_error("invalid_input_type", "Failed to convert an input value", name, **details)]
-    low, _, high = takes.partition(" ")[2].partition("..")
-    if high and number > float(high):
-        return [_error("value_bigger_than_max", f"Value {number} bigger than max of {high}", name, **details)]
-    if low and number < float(low):
-        return [_error("value_smaller_than_min", f"Value {number} smaller than min of {low}", name, **details)]
-    return []
-
-
-def _error(kind: str, message: str, details: str = "", **extra: Any) -> dict[str, Any]:
-    return {"type": kind, "message": message, "details": details, "extra_info": extra}
-
-
-def _refused(kind: str, message: str) -> web.Response:
-    return web.json_response({"error": _error(kind, message), "node_errors": {}}, status=400)
 
 
 async def _serve(port: int, step_s: float) -> None:
