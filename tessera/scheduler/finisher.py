@@ -139,7 +139,7 @@ class Finisher:
                 self._board.mirror.remove(job.id, at)
             self._judge(worker, job, outcome, at)
         for worker, keys in acks.items():
-            self._board.spawn(self._board.links[worker].ack(keys))
+            self._board.links[worker].ack(keys)
         self._board.changed.set()
 
     def _judge(self, worker: str, job: MirroredJob, outcome: Outcome, at: float) -> None:
