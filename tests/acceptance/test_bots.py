@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 
 from bots.config import bots_file
 from tests.acceptance.conftest import Platform
@@ -48,6 +49,7 @@ async def asked(platform: Platform, name: str, path: str) -> str:
         return await answer.text()
 
 
+@pytest.mark.timeout(900)  # three times `up`, and processes that start anew
 async def test_up_starts_the_bots_and_the_keeper_brings_them_back(platform: Platform, tmp_path: Path) -> None:
     secret = tmp_path / "oil"
     secret.write_text(GOOD.format(7_200_002, 2))
@@ -80,10 +82,10 @@ async def test_up_starts_the_bots_and_the_keeper_brings_them_back(platform: Plat
             found = await parts(with_bots)
             assert found["bots-telegram"]["state"] == found["bots-discord"]["state"] == "running"
             await telegram.say(paint, ada, "a lighthouse")
-            await telegram.until(lambda: telegram.results(ada.id), "a picture in Telegram")
-            await discord.until(lambda: there.ready.is_set() and there.commands, "the bot is connected")
+            await telegram.until(lambda: telegram.results(ada.id), "a picture in Telegram", BACK_S)
+            await discord.until(lambda: there.ready.is_set() and there.commands, "the bot is connected", BACK_S)
             await discord.command(there, channel, ben, "imagine", {"prompt": "a lighthouse"})
-            await discord.until(lambda: discord.results(channel), "a picture in Discord")
+            await discord.until(lambda: discord.results(channel), "a picture in Discord", BACK_S)
 
             ill = next(check for check in (await cli(with_bots, "doctor"))["findings"] if check["check"] == "bots")
             assert ill["verdict"] == "fail" and "token" in ill["fix"]
@@ -100,7 +102,7 @@ async def test_up_starts_the_bots_and_the_keeper_brings_them_back(platform: Plat
                 os.kill(pid, signal.SIGKILL)
             await telegram.say(oil, ada, "a lighthouse by night")
             await telegram.until(lambda: len(telegram.results(ada.id)) == 2, "the keeper starts it again", BACK_S)
-            await discord.until(lambda: there.identified == 2, "and this one", BACK_S)
+            await discord.until(lambda: there.identified >= 2, "and this one", BACK_S)
             assert all(pid_of(with_bots, name) != pid for name, pid in before.items())
 
             # A thirteenth, and a token that was corrected in its file: 'up' sees both.
@@ -112,7 +114,7 @@ async def test_up_starts_the_bots_and_the_keeper_brings_them_back(platform: Plat
             old = pid_of(with_bots, "telegram")
             assert "error" not in await cli(with_bots, "up")
             assert pid_of(with_bots, "telegram") != old
-            await telegram.until(lambda: ink.polling is not None, "the thirteenth is up")
+            await telegram.until(lambda: ink.polling is not None, "the thirteenth is up", BACK_S)
             again = pid_of(with_bots, "telegram")
             assert "error" not in await cli(with_bots, "up")
             assert pid_of(with_bots, "telegram") == again, "nothing has changed: nothing is started again"
@@ -120,5 +122,5 @@ async def test_up_starts_the_bots_and_the_keeper_brings_them_back(platform: Plat
             assert "AAHdqT" not in log and "token_refused" in log
         finally:
             await cli(platform, "up")
-        assert not psutil.pid_exists(again)
+        assert not psutil.pid_exists(again) or psutil.Process(again).status() == psutil.STATUS_ZOMBIE
         assert "bots-telegram" not in await parts(platform)
