@@ -243,3 +243,16 @@ async def test_models_tell_their_price_as_numbers_their_limits_and_whether_they_
     assert models["image"]["limits"]["width"] == {"min": 16, "max": 4096}
     assert models["text"]["limits"]["max_tokens"] == {"min": 1, "max": 8192}
     assert {model["loaded"] for model in found["data"]} <= {"warm", "cold", "offline", "unknown"}
+
+
+async def test_a_reason_that_is_no_text_is_refused_and_not_taken_for_none(api: Api, key: str) -> None:
+    _, rule = await api.call("POST", "/v1/admin/moderation/rules", key=key, json={"text": "sponge", "action": "flag"})
+    for method, path, field in (
+        ("POST", "/v1/admin/deliveries/pause", "reason"),
+        ("POST", "/v1/admin/queue/video/pause", "message"),
+        ("PATCH", f"/v1/admin/moderation/rules/{rule['id']}", "note"),
+    ):
+        for value in (0, False, {}, [], None):
+            answer, problem = await api.call(method, path, key=key, json={field: value})
+            assert (answer.status, problem["errors"][0]["field"]) == (422, field), (path, value)
+    assert await api.sql.fetchval("SELECT count(*) FROM deliveries_pause") == 0

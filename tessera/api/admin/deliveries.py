@@ -73,7 +73,7 @@ async def pause(request: Request, caller: Operator) -> Response:
     on, and their deliveries wait. Safe to repeat."""
     body = read_object(await request.body() or b"{}")
     refuse_unknown(body, ("reason",))
-    reason = body.get("reason") or ""
+    reason = body.get("reason", "")
     if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS or not reason.isprintable():
         raise refuse("reason", f"must be a text of at most {MAX_REASON_CHARS} characters on one line")
     actor = show(Prefix.USER, caller.user_id)

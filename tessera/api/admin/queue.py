@@ -86,7 +86,7 @@ def _read_kind(kind: str) -> str:
 
 
 def _read_message(body: Mapping[str, Any]) -> str:
-    value = body.get("message") or ""
+    value = body.get("message", "")
     if not isinstance(value, str) or len(value) > MAX_MESSAGE or not value.isprintable():
         raise refuse("message", f"must be a text of at most {MAX_MESSAGE} characters on one line")
     return value

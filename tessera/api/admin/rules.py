@@ -178,7 +178,7 @@ def _behaviour(body: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 def read_note(body: Mapping[str, Any]) -> str:
     """``note`` alone, one line. Raises InvalidInput."""
     refuse_unknown(body, ("note",))
-    value = body.get("note") or ""
+    value = body.get("note", "")
     if not isinstance(value, str) or len(value) > MAX_NOTE_CHARS or not value.isprintable():
         raise refuse("note", f"must be a text of at most {MAX_NOTE_CHARS} characters on one line")
     return value

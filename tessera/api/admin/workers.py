@@ -136,7 +136,7 @@ def read_for_s(body: Mapping[str, Any]) -> float:
 
 def read_reason(body: Mapping[str, Any]) -> str:
     """Why, in a line; "" for none. Raises InvalidInput."""
-    value = body.get("reason") or ""
+    value = body.get("reason", "")
     if not isinstance(value, str) or len(value) > MAX_REASON or not value.isprintable():
         raise refuse("reason", f"must be a text of at most {MAX_REASON} characters on one line")
     return value
