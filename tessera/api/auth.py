@@ -98,6 +98,7 @@ class Authenticator:
         Raises what ``authenticate`` raises, Forbidden, or RateLimited.
         """
         if ON_BEHALF_OF.lower() in request.headers and PERSON_SCOPES.isdisjoint(scopes):
+            await self._key(request)  # who has no key is told that first
             raise Forbidden(
                 f"Nobody can do this on behalf of a person. Nothing was done; send it without {ON_BEHALF_OF}."
             )

@@ -97,6 +97,8 @@ class GatewayMiddleware:
             declared = headers.get(b"content-length", b"0")
             if not declared.isdigit() or int(declared) > limit:
                 raise _too_large(limit)
+            if scope["path"] not in _QUIET:
+                await self._standing.catch_up()
             await self._app(scope, _Limited(receive, limit, self._body_silence_s), answer)
         except (PayloadTooLarge, RequestTimeout) as error:
             if not answer.started:

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 REFRESH_S = 0.8  # older than this it is looked up again, while what is known is used
 MAX_AGE_S = 2.0  # older than this nobody uses it before it was looked up again
+CATCH_UP_S = 0.25  # what a request waits for a banner at most
 OUTAGE_AGE_S = 60.0  # unless Postgres is away: then the rules of a minute ago are better than none
 
 
@@ -65,6 +66,11 @@ class Standing:
         if self._clock() - self._known_at > REFRESH_S:
             self._look()
         return self._banner
+
+    async def catch_up(self) -> None:
+        """Look again if nobody has for a while, for a moment at most: an idle replica knows an old banner."""
+        if self._clock() - self._known_at > MAX_AGE_S:
+            await asyncio.wait({self._look()}, timeout=CATCH_UP_S)  # what went wrong is told by _looked
 
     async def banner(self) -> Banner | None:
         """The banner of now. Raises Unavailable."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import aiohttp
 import asyncpg
+import structlog
 from PIL import Image
 
 from deployments.preview.engine import PreviewEngine
@@ -25,9 +28,11 @@ from tessera.ids import Prefix, new_id, show
 from tessera.inputs import parse_input
 from tessera.jobs import Kind
 from tessera.local.postgres import EmbeddedPostgres
-from tessera.store.database import connect
+from tessera.store.database import connect, fetch_settled
 from tessera.store.migrations import migrate, seed
 from tests.integration.api_server import Api, running
+
+log = structlog.get_logger(__name__)
 
 PLENTY = {
     "daily_mt": 10**15,
@@ -71,7 +76,8 @@ async def target(dsn: str, folder: Path) -> AsyncIterator[Target]:
         worker = asyncio.create_task(_work(dsn, api, keys))
         try:
             yield Target(api=api, keys=keys, job_id=job["id"], artifact_id=show(Prefix.ARTIFACT, UUID(artifact)))
-            assert not worker.done(), "the loop that ends jobs has died"
+            if worker.done():
+                raise AssertionError("the loop that ends jobs has died") from worker.exception()
         finally:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
@@ -96,36 +102,47 @@ async def _work(dsn: str, api: Api, keys: Mapping[str, str]) -> None:
     """Claim and end whatever is queued, and now and then submit a job for each key: streams have something to tell."""
     results = {kind: await _result_of(kind, api) for kind in Kind}
     sql = await connect(dsn, name="fuzz-worker")
-    ended = beats = 0
+    ended = itertools.count(1)
     try:
-        while True:
+        for beat in itertools.count(1):
             await asyncio.sleep(TICK_S)
-            beats += 1
-            await _restore(sql)
-            if beats % BEAT_TICKS == 0:
-                for caller in ("user", "operator", "service"):
-                    headers = {ON_BEHALF: PERSON} if caller == "service" else {}
-                    beat = {"kind": "text", "input": {"prompt": "beat"}}
-                    await api.call("POST", "/v1/jobs", key=keys[caller], headers=headers, json=beat)
-            waiting = await sql.fetch("SELECT id, kind FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 100")
-            kinds = {row["id"]: Kind(row["kind"]) for row in waiting}
-            claims = [{"job_id": str(row["id"]), "worker": "w", "ord": n} for n, row in enumerate(waiting)]
-            claimed = await sql.fetch("SELECT * FROM claim($1, $2, 30)", api.epoch, claims) if claims else []
-            outcomes: list[dict[str, Any]] = []
-            for n, row in enumerate(claimed):
-                ended += 1
-                outcome = {"ord": n, "job_id": str(row["job_id"]), "attempt": row["attempt"]}
-                if ended % FAILS_EVERY == 0:
-                    error = {"code": "invalid_input", "message": "The engine refuses this.", "retryable": False}
-                    outcomes.append({**outcome, "outcome": "failed", "error": error})
-                    continue
-                files, output = results[kinds[row["job_id"]]]
-                files = [{**file, "id": str(new_id())} for file in files]
-                outcomes.append({**outcome, "outcome": "completed", "artifacts": files, "output": output})
-            if outcomes:
-                await sql.fetch("SELECT * FROM finish($1, $2)", api.epoch, outcomes)
+            try:
+                await _restore(sql)
+                if beat % BEAT_TICKS == 0:
+                    await _submit_for_each(api, keys)
+                await _end_some(sql, api, results, ended)
+            except (asyncpg.DeadlockDetectedError, aiohttp.ClientError, TimeoutError) as error:
+                # _restore takes its locks in no order, and a loaded machine is slow: the next beat does it.
+                log.warning("beat_failed", why=repr(error))
     finally:
         await sql.close()
+
+
+async def _submit_for_each(api: Api, keys: Mapping[str, str]) -> None:
+    for caller in ("user", "operator", "service"):
+        headers = {ON_BEHALF: PERSON} if caller == "service" else {}
+        beat = {"kind": "text", "input": {"prompt": "beat"}}
+        await api.call("POST", "/v1/jobs", key=keys[caller], headers=headers, json=beat)
+
+
+async def _end_some(sql: asyncpg.Connection, api: Api, results: Mapping[Kind, Any], ended: Iterator[int]) -> None:
+    waiting = await sql.fetch("SELECT id, kind FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 100")
+    kinds = {row["id"]: Kind(row["kind"]) for row in waiting}
+    claims = [{"job_id": str(row["id"]), "worker": "w", "ord": n} for n, row in enumerate(waiting)]
+    if not claims:
+        return
+    outcomes: list[dict[str, Any]] = []
+    for n, row in enumerate(await fetch_settled(sql, "SELECT * FROM claim($1, $2, 30)", api.epoch, claims)):
+        outcome = {"ord": n, "job_id": str(row["job_id"]), "attempt": row["attempt"]}
+        if next(ended) % FAILS_EVERY == 0:
+            error = {"code": "invalid_input", "message": "The engine refuses this.", "retryable": False}
+            outcomes.append({**outcome, "outcome": "failed", "error": error})
+            continue
+        files, output = results[kinds[row["job_id"]]]
+        files = [{**file, "id": str(new_id())} for file in files]
+        outcomes.append({**outcome, "outcome": "completed", "artifacts": files, "output": output})
+    if outcomes:
+        await fetch_settled(sql, "SELECT * FROM finish($1, $2)", api.epoch, outcomes)
 
 
 INPUTS_OF: Mapping[Kind, Mapping[str, Any]] = {

@@ -106,6 +106,12 @@ async def test_nobody_is_an_operator_on_behalf_of_a_person(api: Api) -> None:
             "POST" if path == RESOLVE else "GET", path, key=key, headers={"Tessera-On-Behalf-Of": "telegram:1"}, json={}
         )
         assert (answer.status, problem["code"]) == (403, "forbidden")
+    # Who has no key at all is told that, and nothing else.
+    for unknown in (None, "tsr_0123456789abcdef_" + "x" * 43):
+        answer, problem = await api.call(
+            "GET", "/v1/admin/users", key=unknown, headers={"Tessera-On-Behalf-Of": "telegram:1"}
+        )
+        assert (answer.status, problem["code"]) == (401, "unauthorized")
     answer, problem = await Person(api, key, "telegram:1").call(
         "POST", "/v1/keys", json={"name": "mine", "scopes": ["admin"]}
     )

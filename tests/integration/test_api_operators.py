@@ -174,6 +174,15 @@ async def test_another_replica_knows_of_rules_and_banner_within_two_seconds(api:
     await other.close()
 
 
+async def test_the_first_answer_of_an_idle_replica_shows_the_banner_of_now(api: Api) -> None:
+    standing = api.services.standing
+    assert (await api.call("GET", "/v1/plans"))[0].headers.get("Tessera-Banner") is None
+    await api.sql.execute("UPDATE standing SET banner = 'hello', banner_since = now()")  # by another replica
+    standing._known_at -= MAX_AGE_S  # nobody has asked this one since
+    answer, _ = await api.call("GET", "/v1/plans")
+    assert answer.headers["Tessera-Banner"] == "hello"
+
+
 # Each route by which an operator changes something, with a body that works and what its row in audit_log is called.
 CHANGES: list[tuple[str, str, dict[str, Any] | None, str]] = [
     ("POST", "/v1/admin/users", {"name": "ada"}, "create_user"),
@@ -225,7 +234,7 @@ async def test_usage_is_told_of_a_range_of_days_and_of_one_kind_with_its_sums(ap
             *(api.user_id, day, kind, used),
         )
     _, usage = await api.call("GET", "/v1/usage?from=2026-01-01&to=2026-01-02")
-    schemas.Usage.model_validate(usage)
+    schemas.UsageDays.model_validate(usage)
     assert [row["day"] for row in usage["data"]] == ["2026-01-02", "2026-01-02", "2026-01-01"]
     assert usage["totals"] == {"used_tokens": 1.75, "jobs": 3}
     _, usage = await api.call("GET", "/v1/usage?from=2026-01-02&to=2026-01-02&kind=image")

@@ -404,7 +404,7 @@ async def test_the_fake_server_speaks_the_shapes_of_the_api() -> None:
         schemas.JobPage.model_validate((await client.list_jobs()).dump())
         schemas.Upload.model_validate(upload.dump())
         schemas.Me.model_validate((await client.me()).dump())
-        schemas.Usage.model_validate((await client.usage()).dump())
+        schemas.UsageDays.model_validate((await client.usage()).dump())
         schemas.NewKey.model_validate((await client.keys_create("laptop")).dump())
         schemas.NewUser.model_validate((await client.users_create("ada", "free")).dump())
         for found, shape in (
