@@ -32,7 +32,7 @@ async def working(api: Api, *, fails: frozenset[str] = frozenset()) -> AsyncIter
     """A worker that takes what is queued and makes a file of each prompt, or fails it."""
 
     async def work() -> None:
-        while True:
+        while not ended.is_set():
             rows = await api.sql.fetch("SELECT id, input, tier FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 3")
             for row in rows:
                 assert row["tier"] == "batch"
@@ -44,13 +44,13 @@ async def working(api: Api, *, fails: frozenset[str] = frozenset()) -> AsyncIter
                     await api.complete(job_id, prompt.encode())
             await asyncio.sleep(0.01)
 
+    ended = asyncio.Event()
     task = asyncio.create_task(work())
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        ended.set()  # not cancelled: a job that was claimed and never ended would keep its user's one place
+        await task
 
 
 async def until(holds: Callable[[], bool]) -> None:
