@@ -93,8 +93,9 @@ class Process:
             Budget(
                 chat_per_s=limits.chat_per_s,
                 group_per_window=limits.group_per_window,
-                all_per_s=limits.all_per_s,
-                window_s=limits.window_s,
+                all_per_window=limits.all_per_window,
+                group_window_s=limits.group_window_s,
+                all_window_s=limits.all_window_s,
             ),
             on_flood=lambda wait_s: self._flooded(config.id, wait_s),
         )

@@ -1,13 +1,16 @@
 """How fast a bot may speak: the platform's limits as a budget (pure), and who goes first when it is short.
 
-Results go before replies, replies before first statuses; progress is sent only where nobody waits and the chat has
-room to spare. A flood wait freezes the chat, or all of them: what waits goes on after it, progress is dropped.
+Results go before replies, replies before first statuses; progress is sent only where nobody waits and there is room to
+spare. A flood wait freezes the chat, or all of them: what waits goes on after it, progress is dropped.
+
+What leaves evenly may arrive in bunches, so a limit is kept where the platform counts, not where we send: see Window.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,71 +21,126 @@ from bots.core.platform import FloodWait, Unreachable, Urgency
 
 ResultT = TypeVar("ResultT")
 
-# Progress leaves this share of a group's minute to what people wait for.
-GROUP_RESERVE = 0.5
+# Progress leaves this share, of all places and of a group's, to what people wait for.
+PROGRESS_RESERVE = 0.5
+# Results on their way leave this share of all places to others: thirty slow uploads keep nobody from an answer.
+RESULT_RESERVE = 0.25
 CHATS_KEPT = 5_000
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-@dataclass
-class Sent:
-    """One message to a group: when it began to be sent, then when the platform had surely counted it."""
+class Window:
+    """At most ``places`` messages within any ``span_s`` of the platform's time.
 
-    at: float
+    The platform counts a message at a moment that we cannot see, somewhere between its start and its answer. So it has
+    its place from its start until ``span_s`` after its answer: whoever gets the place then is counted later than that.
+    """
+
+    def __init__(self, places: int, span_s: float) -> None:
+        self._places = places
+        self._span_s = span_s
+        self._unanswered = 0
+        self._answered: deque[float] = deque()  # when, ascending
+
+    def held(self, now: float) -> int:
+        """How many places are taken."""
+        while self._answered and self._answered[0] + self._span_s <= now:
+            self._answered.popleft()
+        return self._unanswered + len(self._answered)
+
+    def has_spare(self, now: float) -> bool:
+        """Whether there is a place that people who wait would not miss."""
+        return self.held(now) < self._places * (1 - PROGRESS_RESERVE)
+
+    def ready_at(self, now: float) -> float:
+        """When a place is free. Infinite while that needs an answer that has not come."""
+        over = self.held(now) - self._places
+        if over < 0:
+            return now
+        return self._answered[over] + self._span_s if over < len(self._answered) else math.inf
+
+    def begin(self) -> None:
+        """A message begins to be sent."""
+        self._unanswered += 1
+
+    def end(self, now: float) -> None:
+        """One of them was answered, has failed or was given up."""
+        self._unanswered -= 1
+        self._answered.append(now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """One message on its way, and where it has a place."""
+
+    urgency: Urgency
+    windows: tuple[Window, ...]
 
 
 @dataclass
 class _ChatBudget:
+    window: Window  # of a group
     next_at: float = 0.0  # when the chat may get its next message
     frozen_until: float = 0.0
-    sent: deque[Sent] = field(default_factory=deque)  # of a group, within the window
 
 
 class Budget:
     """What may be sent when. Pure: every method gets ``now`` (seconds of any clock that does not go back)."""
 
-    def __init__(self, *, chat_per_s: float, group_per_window: int, all_per_s: float, window_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        chat_per_s: float,
+        group_per_window: int,
+        all_per_window: int,
+        group_window_s: float = 60.0,
+        all_window_s: float = 1.0,
+    ) -> None:
         self._chat_gap_s = 1.0 / chat_per_s
-        self._all_gap_s = 1.0 / all_per_s
         self._group_per_window = group_per_window  # 0: no such limit
-        self._window_s = window_s
+        self._group_window_s = group_window_s
+        # Evenly, too: what is sent at once is answered late, and keeps its place for so long.
+        self._all_gap_s = all_window_s / all_per_window
+        self._all = Window(all_per_window, all_window_s)
+        self._results_at_once = max(1, int(all_per_window * (1 - RESULT_RESERVE)))
+        self._results = 0  # that are on their way
         self._chats: dict[str, _ChatBudget] = {}
         self._next_at = 0.0
         self._frozen_until = 0.0
 
-    def ready_at(self, chat: str, now: float, *, group: bool) -> float:
-        """The earliest moment at which this chat may get a message."""
+    def ready_at(self, chat: str, now: float, *, group: bool, urgency: Urgency) -> float:
+        """The earliest moment at which this chat may get a message; infinite while that needs an answer to another."""
+        if urgency is Urgency.RESULT and self._results >= self._results_at_once:
+            return math.inf
         budget = self._chat(chat)
-        ready = max(self._next_at, self._frozen_until, budget.next_at, budget.frozen_until)
+        ready = max(self._next_at, self._frozen_until, budget.next_at, budget.frozen_until, self._all.ready_at(now))
         if group and self._group_per_window:
-            self._forget(budget, now)
-            if len(budget.sent) >= self._group_per_window:
-                times = sorted(sent.at for sent in budget.sent)
-                ready = max(ready, times[-self._group_per_window] + self._window_s)
+            ready = max(ready, budget.window.ready_at(now))
         return ready
 
     def has_room(self, chat: str, now: float, *, group: bool) -> bool:
         """Whether the chat may get a message now that nobody would miss."""
-        if self.ready_at(chat, now, group=group) > now:
+        if self.ready_at(chat, now, group=group, urgency=Urgency.PROGRESS) > now or not self._all.has_spare(now):
             return False
-        if group and self._group_per_window:
-            return len(self._chat(chat).sent) < self._group_per_window * (1 - GROUP_RESERVE)
-        return True
+        return not (group and self._group_per_window) or self._chat(chat).window.has_spare(now)
 
-    def take(self, chat: str, now: float, *, group: bool) -> Sent:
-        """A message is sent now; ``done`` is told when it was. A slow line does not shorten the window so."""
+    def take(self, chat: str, now: float, *, group: bool, urgency: Urgency) -> Sent:
+        """A message is sent now. ``done`` must be called once it is over, whatever came of it."""
         budget = self._chat(chat)
-        self._next_at = max(self._next_at, now) + self._all_gap_s
+        # Who was woken a little late does not make the next one later.
+        self._next_at = max(self._next_at, now - self._all_gap_s) + self._all_gap_s
         budget.next_at = now + self._chat_gap_s
-        sent = Sent(now)
-        if group and self._group_per_window:
-            self._forget(budget, now)
-            budget.sent.append(sent)
-        return sent
+        windows = (self._all, budget.window) if group and self._group_per_window else (self._all,)
+        for window in windows:
+            window.begin()
+        self._results += urgency is Urgency.RESULT
+        return Sent(urgency=urgency, windows=windows)
 
     def done(self, sent: Sent, now: float) -> None:
-        """The platform has answered."""
-        sent.at = now
+        """The platform has answered, or will not."""
+        for window in sent.windows:
+            window.end(now)
+        self._results -= sent.urgency is Urgency.RESULT
 
     def freeze(self, chat: str, until: float) -> None:
         """The platform said when to go on; with an empty ``chat`` for all of them."""
@@ -96,12 +154,8 @@ class Budget:
         if chat not in self._chats:
             if len(self._chats) >= CHATS_KEPT:  # the oldest is the least likely to be within its second
                 del self._chats[next(iter(self._chats))]
-            self._chats[chat] = _ChatBudget()
+            self._chats[chat] = _ChatBudget(Window(self._group_per_window, self._group_window_s))
         return self._chats[chat]
-
-    def _forget(self, budget: _ChatBudget, now: float) -> None:
-        while budget.sent and budget.sent[0].at <= now - self._window_s:
-            budget.sent.popleft()
 
 
 @dataclass(order=True)
@@ -157,7 +211,7 @@ class Pacer:
                 if tried >= tries:
                     raise
             finally:
-                self._budget.done(sent, self._clock())
+                self._done(sent)
             if tried:
                 await asyncio.sleep(BACKOFF_S[min(tried, len(BACKOFF_S)) - 1])
 
@@ -166,14 +220,14 @@ class Pacer:
         now = self._clock()
         if self._waiting or not self._budget.has_room(chat, now, group=group):
             return False
-        sent = self._budget.take(chat, now, group=group)
+        sent = self._budget.take(chat, now, group=group, urgency=Urgency.PROGRESS)
         try:
             await call()
         except FloodWait as flood:
             self.flood(flood, chat)
             return False
         finally:
-            self._budget.done(sent, self._clock())
+            self._done(sent)
         return True
 
     def flood(self, flood: FloodWait, chat: str) -> None:
@@ -212,7 +266,13 @@ class Pacer:
         except asyncio.CancelledError:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
+            if waiter.turn.done() and not waiter.turn.cancelled():  # it got its turn, and will not use it
+                self._done(waiter.turn.result())
             raise
+
+    def _done(self, sent: Sent) -> None:
+        self._budget.done(sent, self._clock())
+        self._changed.set()
 
     async def _give_turns(self) -> None:
         while True:
@@ -221,18 +281,20 @@ class Pacer:
             soonest: float | None = None
             seen: set[str] = set()
             for waiter in sorted(self._waiting):
-                if waiter.chat in seen:  # somebody goes before it in its own chat
+                if (
+                    waiter.chat in seen or waiter.turn.done()
+                ):  # somebody goes before it in its own chat; it was cancelled
                     continue
                 seen.add(waiter.chat)
-                ready = self._budget.ready_at(waiter.chat, now, group=waiter.group)
+                ready = self._budget.ready_at(waiter.chat, now, group=waiter.group, urgency=waiter.urgency)
                 if ready <= now:
-                    sent = self._budget.take(waiter.chat, now, group=waiter.group)
+                    sent = self._budget.take(waiter.chat, now, group=waiter.group, urgency=waiter.urgency)
                     self._waiting.remove(waiter)
-                    if not waiter.turn.done():
-                        waiter.turn.set_result(sent)
+                    waiter.turn.set_result(sent)
                     soonest = now
                     break
-                soonest = ready if soonest is None else min(soonest, ready)
+                if ready < math.inf:
+                    soonest = ready if soonest is None else min(soonest, ready)
             if soonest is not None and soonest <= now:
                 continue
             try:
