@@ -281,9 +281,9 @@ class Pacer:
             soonest: float | None = None
             seen: set[str] = set()
             for waiter in sorted(self._waiting):
-                if (
-                    waiter.chat in seen or waiter.turn.done()
-                ):  # somebody goes before it in its own chat; it was cancelled
+                if waiter.turn.done():  # cancelled, and not yet gone
+                    continue
+                if waiter.chat in seen:  # somebody goes before it in its own chat
                     continue
                 seen.add(waiter.chat)
                 ready = self._budget.ready_at(waiter.chat, now, group=waiter.group, urgency=waiter.urgency)
