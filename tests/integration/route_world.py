@@ -74,6 +74,18 @@ class World:
         await self._until(job_id, {"running"})
         return Thing(params={"job_id": job_id})
 
+    async def until_videos_wait(self) -> None:
+        """The scheduler hears of a pause a moment after the answer: until then it may still start a video."""
+        async with asyncio.timeout(60):
+            while True:
+                job_id = await self._submit("video", {"prompt": "waits", "duration_s": 1})
+                explained = await self.ask("GET", f"/v1/jobs/{job_id}/explain")
+                await self.ask("POST", f"/v1/jobs/{job_id}/cancel")
+                first = next(iter(explained["reasons"]), {})
+                if first.get("code") == "paused":  # its own word: the API alone would say first that it has not seen it
+                    return
+                await asyncio.sleep(0.05)
+
     async def _ended(self) -> Thing:
         job_id = await self._submit("text", {"prompt": "say hello"}, model="noop")
         await self._until(job_id, {"completed"})
@@ -289,6 +301,7 @@ async def world(database_url: str, folder: Path) -> AsyncIterator[World]:
         await api.sql.execute(PLENTY)
         await asyncio.sleep(2.1)  # what is remembered of keys and their limits
         await found.ask("POST", "/v1/admin/queue/video/pause", "operator")
+        await found.until_videos_wait()
         yield found
 
 
