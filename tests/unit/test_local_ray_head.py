@@ -1,16 +1,13 @@
-"""What is decided before a Ray head starts: where it listens, whom its certificate names, what HAProxy answers."""
+"""What is decided before a Ray head starts: where it listens, whom its certificate names."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 
 from cryptography import x509
 
 from tessera.config import parse_cluster
-from tessera.local.ray_head import RayHead, _write_haproxy_wrapper
+from tessera.local.ray_head import RayHead
 
 HEAD = '[[nodes]]\nname = "pc2"\n'
 SECOND = '[[nodes]]\nname = "pc1"\n'
@@ -41,27 +38,3 @@ def test_a_node_without_an_address_leaves_the_choice_to_ray_and_goes_without_cer
     found = environment(tmp_path, f'{HEAD}address = "10.1.2.1"\n{SECOND}')
 
     assert "RAY_USE_TLS" not in found
-
-
-def test_what_haproxy_says_by_itself_is_a_503_that_may_be_tried_again(tmp_path: Path) -> None:
-    written = tmp_path / "haproxy.cfg"
-    written.write_text(
-        "    errorfile 502 /tmp/500.http\n"
-        "    bind *:9101\n"
-        "    http-request return status 404 content-type text/plain lf-string \"Path '%[path]' not found.\"\n"
-    )
-    _write_haproxy_wrapper(tmp_path, "/bin/true")
-
-    ports = {"RAY_SERVE_HAPROXY_METRICS_PORT": "9101", "RAY_SERVE_HAPROXY_STATS_PORT": "8404"}
-    subprocess.run([tmp_path / "haproxy-on-loopback", "-f", written], env={**os.environ, **ports}, check=True)
-
-    error, bind, fallback = written.read_text().splitlines()
-    assert error == f"    errorfile 502 {tmp_path}/unavailable.http"
-    assert bind == "    bind 127.0.0.1:9101"
-    assert fallback.startswith(
-        "    http-request return status 503 content-type application/problem+json hdr Retry-After 2"
-    )
-    answer = (tmp_path / "unavailable.http").read_bytes()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert f"Content-Length: {len(body)}".encode() in head
-    assert json.loads(body)["code"] == "unavailable"
