@@ -96,9 +96,20 @@ class Procrastinate:
         found = await self._call("drain", *map(str, (self._tasks, setting.concurrency, setting.processes)))
         return float(found["drained_per_s"])
 
+    async def streamed_per_s(self, setting: Setting) -> float:
+        """Defer one by one, 32 under way, and run meanwhile; the tasks done in a second."""
+        found = await self._call("stream", *map(str, (self._tasks, setting.concurrency, setting.processes)))
+        return float(found["streamed_per_s"])
+
     async def _call(self, *arguments: str) -> dict[str, Any]:
         dsn = self._dsn + ("&" if "?" in self._dsn else "?") + "options=" + quote(f"-c search_path={SCHEMA}")
         return await answer_of([str(self._python), str(PEERS / "procrastinate_noop.py"), dsn, *arguments], None)
+
+
+async def serve_floor(home: Home, command: str) -> None:
+    """Put the application that does nothing up beside the ingress, or take it away (``up``, ``down``)."""
+    replicas = [str(home.settings.cluster.ingress.replicas)] if command == "up" else []
+    await answer_of([sys.executable, str(PEERS / "serve_floor.py"), command, *replicas], home.driver_environment())
 
 
 async def handle_calls(home: Home, calls: int, rounds: int) -> dict[str, list[float]]:

@@ -26,15 +26,28 @@ def body(model: str = "noop", prompt: str = "go") -> dict[str, Any]:
 
 
 async def floor(url: str, connections: int, requests: int) -> Load:
-    """The same application's route that does nothing."""
+    """The same request as a submission, to a FastAPI route behind the same Serve that does nothing."""
+    wanted, headers = body(), {"Authorization": "Bearer nobody looks at it"}
     async with session(url, "", connections) as client:
 
         async def nothing() -> int:
+            async with client.post("/bench-floor/v1/jobs", json=wanted, headers=headers) as answer:
+                await answer.read()
+                return answer.status
+
+        return await run_load(connections, requests, nothing, expect=202)
+
+
+async def health(url: str, connections: int, requests: int) -> Load:
+    """Our own application's route that does nothing, without a body, a key or a line in the log."""
+    async with session(url, "", connections) as client:
+
+        async def ask() -> int:
             async with client.get("/healthz") as answer:
                 await answer.read()
                 return answer.status
 
-        return await run_load(connections, requests, nothing, expect=200)
+        return await run_load(connections, requests, ask, expect=200)
 
 
 async def submissions(url: str, users: Sequence[User], connections: int, requests: int, *, model: str = "noop") -> Load:

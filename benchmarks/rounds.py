@@ -77,6 +77,7 @@ class Rounds:
         sql = await self._home.sql()
         try:
             self.users = await self._home.users(33)
+            await self._report.attempt("a FastAPI application that does nothing", self._put_up_floor)
             if await self._report.attempt("procrastinate: install, find its best setting", self._peer.setup) is None:
                 say("procrastinate is left out")
             began = time.monotonic()
@@ -86,6 +87,7 @@ class Rounds:
                     break
                 await self._round(number, sql)
                 self.rounds = number + 1
+            await floors.serve_floor(self._home, "down")
             self.handle = await self._report.attempt(
                 "Serve's bare handle call",
                 lambda: floors.handle_calls(self._home, self._sizes.handle_calls, self.rounds),
@@ -93,6 +95,11 @@ class Rounds:
         finally:
             self._tell()  # of a run that is interrupted, too
             await sql.close()
+
+    async def _put_up_floor(self) -> bool:
+        await floors.serve_floor(self._home, "up")
+        await asyncio.sleep(2)  # HAProxy takes it over
+        return True
 
     @property
     def whole_per_s(self) -> float:
@@ -115,6 +122,7 @@ class Rounds:
         for connections in CONNECTIONS:
             requests = sizes.requests[connections]
             await note(f"floor {connections}", lambda c=connections, r=requests: measures.floor(url, c, r))  # type: ignore[misc]
+        await note("health", lambda: measures.health(url, 32, sizes.requests[32]))
         await note("commits 1", lambda: floors.commits(dsn, 1, sizes.commits_s))
         await note("commits 32", lambda: floors.commits(dsn, 32, sizes.commits_s))
         await self._submissions(note, sql, hot, many)
@@ -128,6 +136,7 @@ class Rounds:
         if self._peer.best is not None:
             best = self._peer.best
             await note("peer", lambda: self._peer.drained_per_s(best))
+            await note("peer stream", lambda: self._peer.streamed_per_s(best))
         await note("single", lambda: measures.one_at_a_time(url, hot, sizes.latency_jobs))
         for load in LOADS:
             rate = self.whole_per_s * load
@@ -191,9 +200,11 @@ class Rounds:
                 report.row("… p50 and p99, ms", f"{times[0]} and {times[1]}")
             if found.all(f"floor {connections}"):
                 report.row(
-                    f"the floor, {over}: a route of the same application that does nothing, /s",
+                    f"the floor, {over}: the same request to a FastAPI route that does nothing, /s",
                     spread(found.per_second(f"floor {connections}")),
                 )
+        if found.all("health"):
+            report.row("GET /healthz, 32 connections, /s", spread(found.per_second("health")))
         for connections in (1, 32):
             if found.all(f"commits {connections}"):
                 report.row(
@@ -232,6 +243,15 @@ class Rounds:
                 spread(found.per_second("peer")),
                 procrastinate={"version": peer.version, "best": peer.best.words, "tried": dict(tried)},
             )
+            if streamed := found.per_second("peer stream"):
+                report.row("… deferred one by one, 32 under way, and run meanwhile, /s", spread(streamed))
+            # Like beside like: from a full queue, and from a caller's hand.
+            for text, ours, theirs in (
+                ("a backlog drained ÷ procrastinate's tasks drained", ["backlog"], "peer"),
+                ("whole jobs ÷ procrastinate's tasks deferred and run", ["whole", "whole 128"], "peer stream"),
+            ):
+                if (ratio := found.ratio(ours, theirs)) is not None:
+                    report.row(text, f"{ratio:.2f}×")
             report.section(f"procrastinate {peer.version}: the settings tried", table(["workers", "tasks/s"], tried))
             for text, ours, least, goal in (
                 ("whole jobs ÷ procrastinate's tasks, one engine call each", ["whole", "whole 128"], 2, 3),

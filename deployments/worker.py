@@ -45,6 +45,7 @@ from tessera.errors import (
     UnsupportedMedia,
 )
 from tessera.jobs import EventType, Kind
+from tessera.logs import bind
 from tessera.media.inspecting import TEXT_TYPES, Media, inspect, thumbnail
 from tessera.pace import Pace
 from tessera.ports import ArtifactPort, LiveEvent, StoredFile
@@ -342,9 +343,7 @@ class Worker:
     async def _supervise(self, run: Run) -> None:
         """Drive one run to its outcome, whatever the engine does."""
         spec = run.spec
-        structlog.contextvars.bind_contextvars(
-            job_id=str(spec.job_id), attempt=spec.attempt, request_id=spec.request_id, worker=self.name
-        )
+        bind(job_id=str(spec.job_id), attempt=spec.attempt, request_id=spec.request_id, worker=self.name)
         work = asyncio.create_task(self._run(run))
         try:
             waited: set[asyncio.Future[Any]] = {work, run.given_up}
@@ -359,7 +358,7 @@ class Worker:
 
     async def _supervise_batch(self, runs: Sequence[Run]) -> None:
         """Drive runs that the engine has in one call; each ends when the engine says so, or when it is given up."""
-        structlog.contextvars.bind_contextvars(worker=self.name)
+        bind(worker=self.name)
         work = asyncio.create_task(self._run_batch(runs))
         try:
             while (left := [run for run in runs if run.outcome is None]) and not work.done():

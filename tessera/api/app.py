@@ -35,6 +35,7 @@ from tessera.api.jobs import routes as jobs
 from tessera.api.metrics import Metrics
 from tessera.api.middleware import GatewayMiddleware
 from tessera.api.openai.routes import ROUTERS
+from tessera.api.plain_route import PlainRoutes
 from tessera.api.refusals import add_handlers
 from tessera.api.services import Services
 from tessera.api.state import Api
@@ -62,11 +63,11 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
     )
     app = FastAPI(title="Tessera", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.api = api
-    # The routes of submissions first: they are looked through in this order.
+    # Routes are looked through in this order, by Serve and then by FastAPI, 1 to 2 µs each: those asked most first.
+    for router in (jobs.router, events.router, health.router, *ROUTERS):
+        app.include_router(router)
     for module in (
-        jobs,
         quotes,
-        events,
         explanations,
         artifacts,
         shares,
@@ -97,17 +98,15 @@ def create_app(services: Services, *, echo_request_id: bool = True) -> FastAPI:
         admin_deliveries,
         admin_workers,
         admin_queue,
-        health,
         docs,
     ):
         app.include_router(module.router)
     for module in (admin_banner, admin_bans, admin_reports, admin_rules):
         app.include_router(module.router)
     app.include_router(shares.operators)
-    for router in ROUTERS:
-        app.include_router(router)
     add_handlers(app)
-    app.add_middleware(
+    app.add_middleware(PlainRoutes, owner=app)
+    app.add_middleware(  # the last one is the outermost
         GatewayMiddleware,
         metrics=metrics,
         standing=services.standing,

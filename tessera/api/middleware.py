@@ -21,6 +21,7 @@ from tessera.api.refusals import refusal_response
 from tessera.api.standing import Standing
 from tessera.errors import PayloadTooLarge, RequestTimeout, TesseraError, UnsupportedMedia
 from tessera.ids import Prefix, new_id, show
+from tessera.logs import bind, unbind
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +80,11 @@ class GatewayMiddleware:
         )
         # A copy: the server goes by its own scope when it leaves out the body of an answer to HEAD.
         scope = {**scope, SCOPE_KEY: context, "method": "GET" if context.head else scope["method"]}
-        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+        bound = bind(request_id=context.request_id)
+        try:
             await self._answer(scope, receive, send, context, headers)
+        finally:
+            unbind(bound)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, context: RequestContext, headers: dict[bytes, bytes]

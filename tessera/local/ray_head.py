@@ -303,6 +303,8 @@ class RayHead:
             "--block",
             "--disable-usage-stats",
             "--no-monitor",  # the autoscaler: nothing to scale here, and 60 MiB
+            # It reads every line of every process to bring a task's prints to its driver; 'ray logs' reads the files.
+            "--include-log-monitor=false",
             f"--temp-dir={self.temp_dir}",
             f"--num-cpus={os.cpu_count() or 2}",
             f"--resources={json.dumps(resources)}",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import structlog
 
-from tessera.logs import _line
+from tessera.logs import _line, bind, unbind
 
 TELEGRAM = "110201543:" + "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
 DISCORD = "x" * 24 + ".GhIjKl." + "y" * 38
@@ -57,8 +56,10 @@ def test_no_value_keeps_a_line_from_being_written(odd: object) -> None:
 
 
 def test_what_is_bound_is_told_and_the_secret_of_a_client_is_not() -> None:
-    with structlog.contextvars.bound_contextvars(request_id="tsr_0123abcd_" + "s" * 43):
-        assert json.loads(_line(None, "info", {"event": "request"}))["request_id"] == "[hidden]"
+    bound = bind(request_id="tsr_0123abcd_" + "s" * 43)
+    assert json.loads(_line(None, "info", {"event": "request"}))["request_id"] == "[hidden]"
+    unbind(bound)
+    assert "request_id" not in json.loads(_line(None, "info", {"event": "request"}))
 
 
 def test_an_exception_is_told_without_the_secrets_in_its_message() -> None:
