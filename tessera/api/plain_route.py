@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tessera.errors import TesseraError
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
-Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 
 
 class PlainRoute(APIRoute):
@@ -61,6 +60,6 @@ class PlainRoutes:
             response = await route.endpoint(request)
         except (TesseraError, HTTPException) as error:
             known = TesseraError if isinstance(error, TesseraError) else HTTPException
-            handler: Handler = self._owner.exception_handlers[known]
+            handler: Any = self._owner.exception_handlers[known]  # refusals.py
             response = await handler(request, error)
         await response(scope, receive, send)
