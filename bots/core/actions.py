@@ -30,7 +30,7 @@ class Verb(StrEnum):
     REPORT = "re"
     ACCOUNT = "ac"  # value: export, delete, delete!
     RULES = "ru"  # of a chat, by its admin; value: what to change
-    PROMPT = "pr"  # the form of a bare command
+    PROMPT = "pr"  # the form of a bare command, or of a picture without words; value: the picture's upload
     HELP = "he"
 
 

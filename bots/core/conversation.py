@@ -169,6 +169,8 @@ class Conversation:
             await self._bot.say.answer(incoming, _only(words("ask-animate")))
         elif not wish.prompt and incoming.file and self._bot.kind == "video":
             await self._maker.wish(incoming, Wish(prompt=MOTION).over(wish), words)
+        elif not wish.prompt and incoming.file:
+            await self._ask_about_picture(incoming, wish, words)
         elif not wish.prompt:
             await self._ask_prompt(incoming, wish, words)
         else:
@@ -214,7 +216,8 @@ class Conversation:
             elif action.verb is Verb.EDIT:
                 await self._maker.edited(incoming, action, wish, words)
             else:
-                await self._maker.wish(incoming, wish, words)
+                own = action.owner == incoming.person.subject
+                await self._maker.wish(incoming, wish, words, source=action.value if own and action.value else None)
 
     async def _read(self, incoming: Incoming, words: Words) -> Wish | None:
         """The wish in an update: typed in the text, chosen as options, or both."""
@@ -240,6 +243,14 @@ class Conversation:
         settings = Button(label=words("button-settings"), action=Action(verb=Verb.SETTINGS).encode())
         view = View(lines=(plain(text),), rows=(ratios[:4], ratios[4:], (settings,)), only_for_asker=True)
         await self._bot.say.ask(incoming, self._prompt_form(Action(verb=Verb.PROMPT), wish.text(), words), view)
+
+    async def _ask_about_picture(self, incoming: Incoming, wish: Wish, words: Words) -> None:
+        """The words to a picture that came without: the question carries it, so that the answer belongs to it."""
+        upload = await self._maker.keep_picture(incoming, words)
+        if upload is not None:
+            action = Action(verb=Verb.PROMPT, owner=incoming.person.subject, value=upload)
+            view = View(lines=(plain(words("ask-picture")),), only_for_asker=True)
+            await self._bot.say.ask(incoming, self._prompt_form(action, wish.text(), words), view)
 
     def _prompt_form(self, action: Action, value: str, words: Words) -> Form:
         return Form(

@@ -64,18 +64,33 @@ class Maker:
         self._bot = bot
         self._watchers = watchers
 
-    async def wish(self, incoming: Incoming, wish: Wish, words: Words) -> None:
-        """What a person asked for in words, with a picture or without. Raises ClientError when to try again."""
+    async def wish(self, incoming: Incoming, wish: Wish, words: Words, *, source: str | None = None) -> None:
+        """What a person asked for in words, with a picture or without; ``source`` is the upload of an earlier one.
+
+        Raises ClientError when to try again.
+        """
         try:
             settings, _ = await self._bot.known(incoming.person)
             whole = wish.over(self._bot.defaults(settings))
             # A model that was chosen once may have been taken out of the catalogue since: then the default does.
             model = await self._model(whole.model, words, strict=wish.model is not None)
-            source = await self._source(incoming, words) if incoming.file else None
+            if incoming.file:
+                source = await self._source(incoming, words)
             order = self._order(replace(whole, model=None), source, model)
             await self._submit(incoming, order, words)
         except (NotPossible, ApiError) as error:
             await self._refuse(incoming, error, words)
+
+    async def keep_picture(self, incoming: Incoming, words: Words) -> str | None:
+        """The upload of a picture that came without words; None when it cannot be used, which its sender is told.
+
+        Raises ClientError when to try again.
+        """
+        try:
+            return await self._source(incoming, words)
+        except (NotPossible, ApiError) as error:
+            await self._refuse(incoming, error, words)
+            return None
 
     async def press(self, incoming: Incoming, action: Action, words: Words) -> None:
         """Upscale, vary, again, extend. Raises ClientError when it is to be tried again."""

@@ -100,6 +100,7 @@ refused-upscale = 🔍 Dein Tarif macht Bilder bis { $side }×{ $side } Pixel; d
 refused-moving = Der Clip ist nicht mehr lesbar. Mach ihn zuerst noch einmal.
 
 ask-image = Was soll das Bild zeigen? Schick mir die Worte, oder ein Bild mit Worten.
+ask-picture = Was soll aus dem Bild werden? Antworte auf diese Nachricht mit den Worten.
 ask-video = Was soll der Clip zeigen? Schick mir die Worte, oder ein Bild mit Worten.
 ask-animate = Antworte mit /animate auf ein Bild, oder schick mir ein Bild und schreib darunter, was geschehen soll.
 ask-edit = Schick den neuen Prompt als Antwort auf diese Nachricht. Der alte:

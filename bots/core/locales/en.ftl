@@ -104,6 +104,7 @@ refused-moving = The clip cannot be read any more. Make it again first.
 
 # Questions
 ask-image = What should the picture show? Send me the words, or a picture with words.
+ask-picture = What should become of the picture? Answer this message with the words.
 ask-video = What should the clip show? Send me the words, or a picture with words.
 ask-animate = Reply with /animate to a picture, or send me a picture with what should happen as its caption.
 ask-edit = Send the new prompt as a reply to this message. The old one:

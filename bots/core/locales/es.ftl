@@ -100,6 +100,7 @@ refused-upscale = 🔍 Tu plan hace imágenes de hasta { $side }×{ $side } píx
 refused-moving = El clip ya no se puede leer. Créalo de nuevo primero.
 
 ask-image = ¿Qué debe mostrar la imagen? Envíame las palabras, o una imagen con palabras.
+ask-picture = ¿En qué debe convertirse la imagen? Responde a este mensaje con las palabras.
 ask-video = ¿Qué debe mostrar el clip? Envíame las palabras, o una imagen con palabras.
 ask-animate = Responde con /animate a una imagen, o envíame una imagen y escribe debajo qué debe pasar.
 ask-edit = Envía el nuevo texto como respuesta a este mensaje. El anterior:

@@ -100,6 +100,7 @@ refused-upscale = 🔍 Seu plano faz imagens de até { $side }×{ $side } pixels
 refused-moving = O clipe não pode mais ser lido. Crie-o de novo primeiro.
 
 ask-image = O que a imagem deve mostrar? Envie as palavras, ou uma imagem com palavras.
+ask-picture = No que a imagem deve se transformar? Responda a esta mensagem com as palavras.
 ask-video = O que o clipe deve mostrar? Envie as palavras, ou uma imagem com palavras.
 ask-animate = Responda a uma imagem com /animate, ou envie uma imagem com o que deve acontecer na legenda.
 ask-edit = Envie o novo texto como resposta a esta mensagem. O antigo:

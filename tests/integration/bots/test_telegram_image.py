@@ -186,6 +186,28 @@ async def test_a_picture_with_words_is_changed_by_them(world: TelegramWorld) -> 
     assert "JPEG, PNG or WebP" in (await world.said("no picture that can be used")).text
 
 
+async def test_a_picture_without_words_waits_for_them(world: TelegramWorld) -> None:
+    await world.telegram.say(world.bot, world.user, photo=png())
+    question = await world.said("What should become of the picture")
+    await world.telegram.say(world.bot, world.user, "in autumn", reply_to=question)
+    assert "in autumn" in (await world.result()).text
+    assert (await world.sql.fetchval("SELECT input FROM jobs"))["image"].startswith("upl_")
+    await world.telegram.say(world.bot, world.user, photo=b"no picture at all")
+    await world.said("no picture that can be used")
+    assert await world.sql.fetchval("SELECT count(*) FROM jobs") == 1
+
+
+async def test_somebody_elses_picture_is_not_taken_by_an_answer(world: TelegramWorld) -> None:
+    group, bob = world.telegram.add_group(-1001, "Painters"), world.telegram.add_user(77, "Bob")
+    await world.telegram.say(world.bot, world.user, f"@{world.bot.username}", chat=group.id, photo=png())
+    question = await world.said("What should become of the picture", chat=group.id)
+    await world.telegram.say(world.bot, bob, "in autumn", chat=group.id, reply_to=question)
+    async with asyncio.timeout(60):
+        while (given := await world.sql.fetchval("SELECT input FROM jobs")) is None:
+            await world.telegram.next_call()
+    assert given["image"] is None
+
+
 async def test_a_wrong_option_is_named_with_what_would_be_right(world: TelegramWorld) -> None:
     await world.telegram.say(world.bot, world.user, "a fox —ar wide")
     assert "--ar 16:9" in (await world.said("wide")).text
