@@ -60,11 +60,15 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def allowed_methods(app: FastAPI, path: str) -> str:
-    """The methods that some route takes for this path, for the header Allow."""
+    """The methods that some route takes for this path, for the header Allow.
+
+    A path that is a route's own, letter by letter, is not taken for the id of another: ``/v1/identities/link``.
+    """
     found = {"OPTIONS"}
-    for pattern, methods in app.state.api.patterns:
-        if pattern.match(path):
-            found |= methods
+    patterns = app.state.api.patterns
+    own = [methods for pattern, methods in patterns if not pattern.groups and pattern.match(path)]
+    for methods in own or [methods for pattern, methods in patterns if pattern.match(path)]:
+        found |= methods
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(sorted(found))

@@ -233,6 +233,8 @@ async def test_unknown_addresses_and_methods_are_problems(api: Api) -> None:
     assert answer.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
     answer, body = await api.call("OPTIONS", "/v1/jobs", key=None)
     assert (answer.status, body, answer.headers["Allow"]) == (204, b"", "GET, HEAD, OPTIONS, POST")
+    answer, _ = await api.call("OPTIONS", "/v1/identities/link", key=None)  # which is no identity to be deleted
+    assert (answer.status, answer.headers["Allow"]) == (204, "OPTIONS, POST")
 
 
 async def test_head_answers_as_get_without_a_body(api: Api) -> None:

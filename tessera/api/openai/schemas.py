@@ -90,10 +90,27 @@ def bytes_of(description: str, *media_types: str) -> dict[str, Any]:
     return {"description": description, "content": {media_type: {"schema": schema} for media_type in media_types}}
 
 
+_SAID = frozenset({"title", "description", "default", "examples"})
+_SHAPES = frozenset({"type", "anyOf", "oneOf", "allOf", "enum", "const"})
+
+
 def body(model: type[Body], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A JSON body."""
-    content = {"schema": _schema(model), "examples": {name: {"value": value} for name, value in examples.items()}}
+    schema = _schema(model)
+    required = schema.get("required", ())
+    # What may be left out may be null, too: OpenAI's own clients send it so.
+    schema["properties"] = {
+        name: field if name in required else _or_null(field) for name, field in schema["properties"].items()
+    }
+    content = {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
     return {"required": True, "content": {"application/json": content}}
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    if {"type": "null"} in field.get("anyOf", ()) or None in field.get("enum", ()) or not field.keys() & _SHAPES:
+        return field
+    said = {name: value for name, value in field.items() if name in _SAID}
+    return {"anyOf": [{name: value for name, value in field.items() if name not in _SAID}, {"type": "null"}], **said}
 
 
 def form(model: type[Body], *files: str, required: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -18,9 +18,9 @@ _BOT: dict[str, Any] = {
 }
 _TOKEN: dict[str, Any] = {"type": "string", "format": "uuid"}
 _LEASE: dict[str, Any] = {"id": {"type": "string"}, "lease_token": _TOKEN}
-_LEASE_S: dict[str, Any] = {"type": "number", "minimum": 5, "maximum": 900, "default": 60}
+_LEASE_S: dict[str, Any] = {"type": ["number", "null"], "minimum": 5, "maximum": 900, "default": 60}
 _RETRY: dict[str, Any] = {
-    "error": {"type": ["string", "null"], "maxLength": 500},
+    "error": {"type": ["string", "null"], "description": "its first 500 characters are kept"},
     "retry_after_s": {"type": ["number", "null"], "minimum": 0, "maximum": 86_400},
     "permanent": {"type": "boolean", "default": False},
 }
@@ -112,9 +112,9 @@ CLAIM_BODY = body(
         ["platform", "bot"],
         {
             **_BOT,
-            "max": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+            "max": {"type": ["integer", "null"], "minimum": 1, "maximum": 100, "default": 20},
             "lease_s": _LEASE_S,
-            "wait_s": {"type": "number", "minimum": 0, "maximum": 30, "default": 0},
+            "wait_s": {"type": ["number", "null"], "minimum": 0, "maximum": 30, "default": 0},
         },
     ),
     {"poll": {"platform": "telegram", "bot": "painter-1", "max": 20, "wait_s": 25}},
