@@ -251,6 +251,7 @@ class ComfyEngine:
             if not run.stopping:
                 run.state = RunState.LOST
                 self._note(job, run, error)
+                self._leave_nothing(run)
                 raise
             run.state = RunState.CANCELLED
         except (GeneratorExit, asyncio.CancelledError):
@@ -260,6 +261,7 @@ class ComfyEngine:
         except TesseraError as error:
             run.state = RunState.FAILED
             self._note(job, run, error)
+            self._leave_nothing(run)
             raise
         finally:
             self._active.remove(job.model)
@@ -490,6 +492,12 @@ class ComfyEngine:
         if prompt_id in (await self._client.queue()).running:
             await self._client.interrupt(prompt_id)
         return await self._client.find(prompt_id)
+
+    def _leave_nothing(self, run: Attempt) -> None:
+        """The run is over for us, and the server may not know it: it did not answer, or not sensibly. The job's next
+        attempt has an id of its own and would wait behind the work of this one."""
+        if run.sent:
+            self._sweep(run.id, run.posting)
 
     def _sweep(self, prompt_id: str, posting: asyncio.Task[Any] | None) -> None:
         """Stop a prompt until it is confirmed gone; no new one is sent before."""

@@ -304,4 +304,7 @@ def _tell_proposal(
         screen.say(Text(text))
         return
     screen.say(Text.assemble(("✓ ", "bold green"), f"Written: {written}"))
-    screen.say(Text(f"Name '{name}' in a comfyui worker of the cluster file, then run 'tessera up'.", style="dim"))
+    if problems:
+        screen.say(Text(f"Put that right first, then run 'tessera workflows check {name}'.", style="dim"))
+    else:
+        screen.say(Text(f"Name '{name}' in a comfyui worker of the cluster file, then run 'tessera up'.", style="dim"))

@@ -160,6 +160,25 @@ async def test_a_graph_that_would_run_in_part_is_stopped_and_fails(server: FakeC
     await engine.close()
 
 
+async def test_a_run_that_is_given_up_while_the_server_makes_no_sense_does_not_go_on_there(
+    server: FakeComfy, engine: ComfyEngine
+) -> None:
+    job = slow()
+    async with following(engine, job) as run:
+        await run.begun()
+        server.knobs.garbage = True
+        await run.ended()
+        assert isinstance(run.error, Lost) and server.running is not None
+        server.knobs.garbage = False
+
+    async def stopped() -> bool:
+        return server.running is None
+
+    await until(stopped)
+    assert set(server.interrupts) == {backend_id(job.id, 1)}
+    check_stream(await collected(engine, asked("sd15", prompt="a", width=64, height=64)))
+
+
 async def test_an_answer_that_is_lost_after_the_prompt_was_taken_runs_it_once(
     server: FakeComfy, engine: ComfyEngine
 ) -> None:
